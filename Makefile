@@ -1,0 +1,89 @@
+# Bare `make` prints what there is to make.
+#
+# There are two settings that decide which binary comes out, and they are here
+# and nowhere else, so that nobody builds another one by accident:
+#   TAGS     none is needed. hashicorp/raft counts through armon/go-metrics by
+#            default, which is what cluster/metrics.go bridges to Prometheus;
+#            the tag `hashicorpmetrics` would silence those metrics.
+#   VERSION  what `snipdb version` says.
+
+SHELL       := /bin/bash
+TAGS        :=
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS     := -X main.version=$(VERSION)
+GOFLAGS_ALL := -tags=$(TAGS) -buildvcs=false
+TEST_TIME   := 18m
+FUZZ_TIME   ?= 10s
+
+# Pinned, because a new linter is a change like any other.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+PROTOC_GEN  := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+
+.DEFAULT_GOAL := help
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install the Debian packages that are missing (build does it by itself)
+	@deploy/setup.sh
+
+build: setup ## build bin/snipdb and bin/snipctl
+	go build $(GOFLAGS_ALL) -ldflags '$(LDFLAGS)' -o bin/snipdb ./cmd/snipdb
+	CGO_ENABLED=0 go build $(GOFLAGS_ALL) -ldflags '$(LDFLAGS)' -o bin/snipctl ./cmd/snipctl
+
+run: build ## three nodes on this machine with Go's own documentation in them; DIR=folder keeps the data
+	@deploy/run.sh $(DIR)
+
+test: setup ## all tests, the ones with real processes included
+	go test $(GOFLAGS_ALL) -timeout $(TEST_TIME) ./...
+
+race: setup ## all tests under the race detector; without the ones with real processes
+	go test $(GOFLAGS_ALL) -race -short -timeout 30m ./...
+
+lint: setup lint-format lint-vet lint-static lint-vuln ## gofmt, go vet, staticcheck, govulncheck
+
+lint-format:
+	@files=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); \
+	if [ -n "$$files" ]; then echo "gofmt: not formatted:"; echo "$$files"; exit 1; fi
+	@echo "gofmt: ok"
+
+lint-vet:
+	go vet $(GOFLAGS_ALL) ./...
+
+lint-static:
+	go run $(STATICCHECK) -tags '$(TAGS)' ./...
+
+# The vulnerability data base is on the network. Without it nothing was
+# checked, and that is said; a finding fails, no data base does not.
+lint-vuln:
+	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
+	if go run $(GOVULNCHECK) -tags '$(TAGS)' ./... >"$$out" 2>&1; then echo "govulncheck: ok"; \
+	elif grep -q -e 'vuln.go.dev' "$$out" && ! grep -q '^Vulnerability #' "$$out"; then \
+		echo "govulncheck: NOT CHECKED: the data base at https://vuln.go.dev cannot be reached from here:"; \
+		tail -n 1 "$$out"; \
+	else cat "$$out"; exit 1; fi
+
+proto: ## make fsm/command/command.pb.go and others anew from their .proto files
+	@command -v protoc >/dev/null || { echo "protoc is missing: apt-get install protobuf-compiler"; exit 1; }
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; GOBIN=$$dir go install $(PROTOC_GEN); \
+	for file in $$(git ls-files '*.proto'); do \
+		echo "protoc $$file"; \
+		PATH=$$dir:$$PATH protoc --go_out=. --go_opt=paths=source_relative $$file || exit 1; \
+	done
+
+fuzz: setup ## every fuzz test for FUZZ_TIME (10s) each
+	@set -e; for file in $$(git grep -l '^func Fuzz' -- '*_test.go'); do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$file); do \
+			echo "$$name in ./$$(dirname $$file)"; \
+			go test $(GOFLAGS_ALL) -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZ_TIME) ./$$(dirname $$file); \
+		done; \
+	done
+
+bench: setup ## every Go benchmark, once
+	go test $(GOFLAGS_ALL) -run '^$$' -bench . -benchtime 1x -timeout 30m ./...
+
+clean: ## remove what make built
+	rm -rf bin
+
+.PHONY: help setup build run test race lint lint-format lint-vet lint-static lint-vuln proto fuzz bench clean
