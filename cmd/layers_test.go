@@ -47,6 +47,9 @@ var mayImport = map[string][]string{
 
 	"httpapi/client": {"httpapi/wire"},
 
+	// Starts the built binaries for tests and talks HTTP to them.
+	"cmd/proctest": {"httpapi/wire"},
+
 	"cmd/snipctl": {"httpapi/client", "httpapi/wire", "cluster/contract", "storage/snippet"},
 	"cmd/snipdb": {
 		"storage", "storage/contention", "storage/snippet", "fsm", "fsm/snapshot", "fsm/command",

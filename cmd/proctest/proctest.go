@@ -1,0 +1,331 @@
+// Package proctest runs snipdb as its users do, for tests: the built binary,
+// as separate processes on free ports, with data directories of their own. A
+// test can kill, stop, pause, wipe and restart each node, and talks to them
+// over HTTP. Nothing in a process is faked.
+//
+// A package that uses it calls Main from its TestMain, which builds the
+// binaries once and removes them at the end.
+package proctest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The timers that tests use in place of the defaults, so that a leader is
+// found in less than a second. They are long enough for two busy cores.
+const (
+	Heartbeat = 500 * time.Millisecond
+	Election  = 500 * time.Millisecond
+	Lease     = 300 * time.Millisecond
+)
+
+// The longest that the harness waits: for a process to end, and for a cluster
+// to be ready. They are generous because a loaded machine is no failure.
+const (
+	stopWait  = 30 * time.Second
+	readyWait = 60 * time.Second
+	pollEvery = 20 * time.Millisecond
+)
+
+var binaries struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// Main runs the tests of a package and removes the binaries afterwards. Use it
+// as `func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }`.
+func Main(m *testing.M) int {
+	code := m.Run()
+	if binaries.dir != "" {
+		_ = os.RemoveAll(binaries.dir)
+	}
+	return code
+}
+
+// Binary builds the commands, once for each test process, and returns the path
+// of one: "snipdb" or "snipctl".
+func Binary(tb testing.TB, name string) string {
+	tb.Helper()
+	binaries.once.Do(func() { binaries.dir, binaries.err = build() })
+	if binaries.err != nil {
+		tb.Fatal(binaries.err)
+	}
+	return filepath.Join(binaries.dir, name)
+}
+
+func build() (string, error) {
+	dir, err := os.MkdirTemp("", "snipdb-bin-")
+	if err != nil {
+		return "", fmt.Errorf("proctest: %w", err)
+	}
+	_, file, _, _ := runtime.Caller(0)
+	root := filepath.Join(filepath.Dir(file), "..", "..")
+	for name, env := range map[string]string{"snipdb": "CGO_ENABLED=1", "snipctl": "CGO_ENABLED=0"} {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "./cmd/"+name)
+		cmd.Dir, cmd.Env = root, append(os.Environ(), env)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return dir, fmt.Errorf("proctest: build %s: %w\n%s", name, err, out)
+		}
+	}
+	return dir, nil
+}
+
+// Options say what cluster to start. The zero value is three voters with the
+// tests' timers and small limits.
+type Options struct {
+	// Nodes is the number of nodes that form the cluster; 0 means 3.
+	Nodes int
+	// Args are given to every node, after the harness's own: a flag that is
+	// given twice takes the last value.
+	Args []string
+}
+
+// Cluster is a set of processes. It is stopped and removed with the test.
+type Cluster struct {
+	Nodes []*Node
+	tb    testing.TB
+	dir   string
+	args  []string
+	join  string
+}
+
+// Start starts a cluster and waits until all its nodes are ready.
+func Start(tb testing.TB, o Options) *Cluster {
+	tb.Helper()
+	if o.Nodes == 0 {
+		o.Nodes = 3
+	}
+	c := &Cluster{tb: tb, dir: tb.TempDir(), args: o.Args}
+	var join []string
+	for i := range o.Nodes {
+		n := c.newNode(fmt.Sprintf("n%d", i+1))
+		join = append(join, n.URL)
+	}
+	c.join = strings.Join(join, ",")
+	for _, n := range c.Nodes {
+		if o.Nodes > 1 {
+			n.extra = []string{"--bootstrap-expect", fmt.Sprint(o.Nodes), "--join", c.join}
+		}
+		n.Start()
+	}
+	c.WaitReady()
+	return c
+}
+
+// AddNode makes one more node that joins the running cluster; it is not started.
+func (c *Cluster) AddNode(id string, args ...string) *Node {
+	c.tb.Helper()
+	n := c.newNode(id)
+	n.extra = append([]string{"--join", c.join}, args...)
+	return n
+}
+
+func (c *Cluster) newNode(id string) *Node {
+	c.tb.Helper()
+	n := &Node{
+		ID: id, Dir: filepath.Join(c.dir, id), HTTPAddr: freeAddr(c.tb), RaftAddr: freeAddr(c.tb), cluster: c, tb: c.tb,
+	}
+	n.URL = "http://" + n.HTTPAddr
+	c.Nodes = append(c.Nodes, n)
+	c.tb.Cleanup(n.cleanup)
+	return n
+}
+
+// freeAddr asks the kernel for a port that is free now. Another process could
+// take it before the node does; then the node says so and the test fails.
+func freeAddr(tb testing.TB) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Node is one process, running or not.
+type Node struct {
+	ID, Dir, URL       string
+	HTTPAddr, RaftAddr string
+
+	tb      testing.TB
+	cluster *Cluster
+	extra   []string
+
+	mu   sync.Mutex // guards what follows
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process has ended
+	exit error
+	log  bytes.Buffer
+}
+
+// Write takes what the process logs.
+func (n *Node) Write(p []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.log.Write(p)
+}
+
+// Log is all that the node has logged, over all its starts.
+func (n *Node) Log() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.log.String()
+}
+
+// Args is the command line of the node.
+func (n *Node) Args() []string {
+	args := []string{
+		"serve", "--node-id", n.ID, "--data-dir", n.Dir, "--http-addr", n.HTTPAddr, "--raft-addr", n.RaftAddr,
+		"--heartbeat-timeout", Heartbeat.String(), "--election-timeout", Election.String(), "--leader-lease-timeout", Lease.String(),
+		"--profile", "small", "--disk-low-bytes", "1MiB", "--promote-after", "500ms",
+	}
+	args = append(args, n.cluster.args...)
+	return append(args, n.extra...)
+}
+
+// Start starts the process and does not wait for it to be ready.
+func (n *Node) Start(more ...string) {
+	n.tb.Helper()
+	cmd := exec.Command(Binary(n.tb, "snipdb"), append(n.Args(), more...)...)
+	cmd.Stdout, cmd.Stderr = n, n
+	// No process outlives the test, not even one that is killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
+		n.tb.Fatalf("proctest: start %s: %v", n.ID, err)
+	}
+	done := make(chan struct{})
+	n.mu.Lock()
+	n.cmd, n.done = cmd, done
+	n.mu.Unlock()
+	go func() {
+		err := cmd.Wait()
+		n.mu.Lock()
+		n.exit = err
+		n.mu.Unlock()
+		close(done)
+	}()
+}
+
+// Running says whether the process is there.
+func (n *Node) Running() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cmd == nil {
+		return false
+	}
+	select {
+	case <-n.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Pid is the process's id.
+func (n *Node) Pid() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cmd.Process.Pid
+}
+
+// Signal sends the process a signal.
+func (n *Node) Signal(s os.Signal) {
+	n.tb.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		n.tb.Errorf("proctest: signal %s: %v", n.ID, err)
+	}
+}
+
+// Kill ends the process with SIGKILL, as a crash would.
+func (n *Node) Kill() {
+	n.tb.Helper()
+	n.Signal(syscall.SIGKILL)
+	_ = n.Wait()
+}
+
+// Stop ends the process with SIGTERM and fails the test if it does not end
+// cleanly.
+func (n *Node) Stop() {
+	n.tb.Helper()
+	n.Signal(syscall.SIGTERM)
+	if err := n.Wait(); err != nil {
+		n.tb.Errorf("proctest: %s did not stop cleanly: %v", n.ID, err)
+	}
+}
+
+// Wait waits until the process has ended, and returns its exit error.
+func (n *Node) Wait() error {
+	n.tb.Helper()
+	n.mu.Lock()
+	done := n.done
+	n.mu.Unlock()
+	select {
+	case <-done:
+	case <-time.After(stopWait):
+		n.tb.Fatalf("proctest: %s has not ended after %v", n.ID, stopWait)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.exit
+}
+
+// Wipe removes the data directory of a node that does not run.
+func (n *Node) Wipe() {
+	n.tb.Helper()
+	if n.Running() {
+		n.tb.Fatalf("proctest: wipe %s while it runs", n.ID)
+	}
+	if err := os.RemoveAll(n.Dir); err != nil {
+		n.tb.Fatal(err)
+	}
+}
+
+// cleanup kills what still runs and shows the log of a test that failed.
+func (n *Node) cleanup() {
+	if n.Running() {
+		n.Signal(syscall.SIGCONT)
+		n.Kill()
+	}
+	if n.tb.Failed() {
+		n.tb.Logf("the end of the log of %s:\n%s", n.ID, tail(n.Log(), 80))
+	}
+}
+
+func tail(text string, lines int) string {
+	all := strings.Split(text, "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// Eventually calls check until it returns nil, and fails the test with its
+// last error if that takes longer than wait.
+func Eventually(tb testing.TB, wait time.Duration, what string, check func() error) {
+	tb.Helper()
+	deadline := time.Now().Add(wait)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("%s: not after %v: %v", what, wait, err)
+		}
+		time.Sleep(pollEvery) // between two looks; the deadline decides
+	}
+}
