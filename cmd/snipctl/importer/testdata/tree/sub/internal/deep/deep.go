@@ -1,0 +1,2 @@
+// Package deep is internal.
+package deep

@@ -1,0 +1,2 @@
+// Package skipped is test data.
+package skipped

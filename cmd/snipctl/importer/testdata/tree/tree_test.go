@@ -1,0 +1,4 @@
+package tree
+
+// Helper is a test's.
+func Helper() {}

@@ -1,0 +1,4 @@
+package tree
+
+// OnlyWindows is for another platform.
+func OnlyWindows() {}
