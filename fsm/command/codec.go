@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // FormatVersion is the version that this release writes, and the highest one
@@ -57,72 +56,48 @@ func AppendCommand(entry, encoded []byte) []byte {
 const CommandOverhead = 1 + 5
 
 // Decode decodes an entry. It returns ErrMalformed, ErrVersion or ErrUnknown,
-// wrapped, if any part of it is not understood completely.
+// wrapped, if any part of it is not understood completely. The entry shares no
+// memory with data.
 func Decode(data []byte) (*Entry, error) {
 	var e Entry
 	if err := proto.Unmarshal(data, &e); err != nil {
 		return nil, fmt.Errorf("command: %w: %v", ErrMalformed, err)
 	}
+	// The version comes before the unknown fields: a newer entry should be
+	// called newer, whatever else is new in it.
 	if e.GetVersion() > FormatVersion {
 		return nil, fmt.Errorf("command: format version %d, this release knows %d: %w", e.GetVersion(), FormatVersion, ErrVersion)
 	}
 	if e.GetVersion() == 0 {
 		return nil, fmt.Errorf("command: no format version: %w", ErrMalformed)
 	}
-	for i, c := range e.GetCommands() {
-		if err := known(c); err != nil {
-			return nil, fmt.Errorf("command: command %d of the entry: %w", i, err)
-		}
+	if err := entryShape().check(data); err != nil {
+		return nil, fmt.Errorf("command: %w", err)
 	}
-	if len(e.ProtoReflect().GetUnknown()) > 0 {
-		return nil, fmt.Errorf("command: %w", ErrUnknown)
+	for i, c := range e.GetCommands() {
+		if !hasOperation(c) {
+			return nil, fmt.Errorf("command: command %d of the entry has no operation: %w", i, ErrUnknown)
+		}
 	}
 	return &e, nil
 }
 
-// known returns ErrUnknown if the command, or a mutation in it, has no
-// operation that this release knows, or a field that it doesn't.
-func known(c *Command) error {
+// hasOperation says whether the command, and each mutation in it, says what
+// is to be done.
+func hasOperation(c *Command) bool {
 	switch op := c.GetOp().(type) {
 	case nil:
-		return ErrUnknown
+		return false
 	case *Command_Mutation:
-		if op.Mutation.GetOp() == nil {
-			return ErrUnknown
-		}
+		return op.Mutation.GetOp() != nil
 	case *Command_Batch:
 		for _, m := range op.Batch.GetMutations() {
 			if m.GetOp() == nil {
-				return ErrUnknown
+				return false
 			}
 		}
 	}
-	if hasUnknown(c.ProtoReflect()) {
-		return ErrUnknown
-	}
-	return nil
-}
-
-// hasUnknown says whether a message, or one inside it, carries fields that
-// this release doesn't know.
-func hasUnknown(m protoreflect.Message) bool {
-	if len(m.GetUnknown()) > 0 {
-		return true
-	}
-	found := false
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case fd.Message() == nil:
-		case fd.IsList():
-			for i := range v.List().Len() {
-				found = found || hasUnknown(v.List().Get(i).Message())
-			}
-		default:
-			found = hasUnknown(v.Message())
-		}
-		return !found
-	})
-	return found
+	return true
 }
 
 // Applied says whether the outcome is one that changed the state.
