@@ -140,3 +140,17 @@ type LeaderInfo struct {
 	// Self is true if this node is the leader.
 	Self bool
 }
+
+// Identity is who a node says it is: what another node needs to find the
+// cluster, and what GET /v1/cluster/identity answers.
+type Identity struct {
+	NodeID string
+	// ClusterID is empty while the node belongs to no cluster.
+	ClusterID string
+	RaftAddr  string
+	HTTPAddr  string
+	// Learner says that the node asks never to vote, so it can't be one of
+	// those that form a cluster.
+	Learner bool
+	Version string
+}

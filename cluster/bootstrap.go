@@ -1,0 +1,343 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/raft"
+
+	"github.com/snipdb/snipdb/cluster/contract"
+)
+
+const (
+	// searchEvery is how often a new node looks around, with jitter.
+	searchEvery = 300 * time.Millisecond
+	// discoverTimeout bounds the question to one address.
+	discoverTimeout = time.Second
+	// claimTimeout bounds the answer to a claim.
+	claimTimeout = 2 * time.Second
+	// searchLogEvery bounds how often a search that finds nothing says so.
+	searchLogEvery = 10 * time.Second
+)
+
+// promise is this node's word, as a new node, to the one that forms the
+// cluster. It lives in memory: if the claimer dies before it wrote the claim
+// down, the word ends with its time, and another may claim.
+type promise struct {
+	mu      sync.Mutex
+	claimer string
+	cluster string
+	until   time.Time
+}
+
+// give binds this node to a claim, unless it is bound to another.
+func (p *promise) give(claimer, cluster string, ttl time.Duration) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cluster != "" && p.cluster != cluster && time.Now().Before(p.until) {
+		return fmt.Errorf("cluster: this node gave its word to %s until %s", p.claimer, p.until.Format(time.TimeOnly))
+	}
+	p.claimer, p.cluster, p.until = claimer, cluster, time.Now().Add(ttl)
+	return nil
+}
+
+// to returns the cluster of the promise, and whether it is still in force.
+func (p *promise) to() (cluster string, valid bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cluster, time.Now().Before(p.until)
+}
+
+// bootstrapAlone forms a single-node cluster.
+func (n *Node) bootstrapAlone(ctx context.Context) error {
+	if id := n.identity.clusterID(); id != "" {
+		return fmt.Errorf("cluster: this node belongs to cluster %s, but has no Raft state: give it --join with the addresses of the members, so that they can take it in again", id)
+	}
+	self := []claimServer{{ID: n.o.NodeID, Addr: n.mux.addr()}}
+	if err := n.writeClaim(uuid.NewString(), self); err != nil {
+		return err
+	}
+	return n.bootstrapRaft(ctx, self)
+}
+
+// writeClaim makes the claim durable; from then on this node goes on with it
+// through any crash, until the first entry of the cluster is applied.
+func (n *Node) writeClaim(cluster string, servers []claimServer) error {
+	return n.identity.update(func(r *identityRecord) { r.ClusterID, r.Founder, r.Pending = cluster, true, servers })
+}
+
+// bootstrapRaft starts Raft with its first configuration. It may be called
+// again after a crash: a Raft that has a configuration refuses another.
+func (n *Node) bootstrapRaft(ctx context.Context, servers []claimServer) error {
+	if err := n.startRaft(); err != nil {
+		return err
+	}
+	r := n.raft.Load()
+	var c raft.Configuration
+	for _, s := range servers {
+		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Addr)})
+	}
+	if err := wait(ctx, r.BootstrapCluster(c)); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+		return fmt.Errorf("cluster: bootstrap raft: %w", err)
+	}
+	n.electSelf()
+	return nil
+}
+
+// electSelf stands for election now instead of after the election timeout:
+// the one node of a new cluster that has a configuration need not wait for
+// a leader. It is the library's own "time out now", sent to ourselves.
+func (n *Node) electSelf() {
+	tr := n.transport.Load()
+	var resp raft.TimeoutNowResponse
+	req := raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax,
+		ID: []byte(n.o.NodeID), Addr: []byte(n.mux.addr())}}
+	if err := tr.TimeoutNow(raft.ServerID(n.o.NodeID), raft.ServerAddress(n.mux.addr()), &req, &resp); err != nil {
+		// Nothing is lost: the timeout comes by itself.
+		n.log.Debug("could not stand for election at once", "error", err)
+	}
+}
+
+// findCluster is the life of a new node until its Raft runs as part of a
+// cluster: look at the join addresses; if one belongs to a cluster, join it;
+// if all that are expected are there and new, the lowest id forms one.
+func (n *Node) findCluster(ctx context.Context) {
+	var said time.Time
+	for {
+		stage, err := n.findOnce(ctx)
+		if n.raft.Load() != nil && n.identity.clusterID() != "" {
+			return
+		}
+		n.stage.Store(stage)
+		if err != nil {
+			n.stage.Store(stage + ": " + err.Error())
+		}
+		if time.Since(said) >= searchLogEvery {
+			said = time.Now()
+			n.log.Info("looking for the cluster", "state", stage, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(searchEvery/2 + rand.N(searchEvery)):
+		}
+	}
+}
+
+// findOnce makes one step; it returns what this node is waiting for.
+func (n *Node) findOnce(ctx context.Context) (stage string, err error) {
+	found, err := n.discover(ctx)
+	if err != nil {
+		return "looking for the cluster", err
+	}
+	member, clusters := []contract.Identity{}, map[string]struct{}{}
+	fresh := []claimServer{{ID: n.o.NodeID, Addr: n.mux.addr()}}
+	for _, id := range found {
+		switch {
+		case id.ClusterID != "":
+			member = append(member, id)
+			clusters[id.ClusterID] = struct{}{}
+		case !id.Learner:
+			fresh = append(fresh, claimServer{ID: id.NodeID, Addr: id.RaftAddr})
+		}
+	}
+	pinned := n.identity.clusterID()
+	promised, valid := n.promise.to()
+	switch {
+	case len(clusters) > 1:
+		return "looking for the cluster", fmt.Errorf("cluster: the join addresses belong to %d different clusters", len(clusters))
+	case len(clusters) == 1:
+		cluster := member[0].ClusterID
+		switch {
+		case pinned != "" && pinned != cluster:
+			return "joining", fmt.Errorf("cluster: this node belongs to cluster %s, the join addresses to %s: correct --join, or empty the data directory", pinned, cluster)
+		case pinned == "" && promised == cluster:
+			// The claim that this node agreed to has become a cluster.
+			return "forming the cluster", n.identity.pin(cluster, true)
+		}
+		return "joining cluster " + cluster, n.join(ctx, cluster, member)
+	case pinned != "":
+		return "waiting for a member of cluster " + pinned, nil
+	case n.o.BootstrapExpect == 0 || n.o.Learner:
+		return "waiting for a member of a cluster at the join addresses", nil
+	case promised != "" && valid:
+		return "forming the cluster", nil
+	case len(fresh) > n.o.BootstrapExpect:
+		return "forming the cluster", fmt.Errorf("cluster: %d new nodes are at the join addresses, --bootstrap-expect is %d: the two must agree on all nodes", len(fresh), n.o.BootstrapExpect)
+	case len(fresh) < n.o.BootstrapExpect:
+		return fmt.Sprintf("waiting for %d nodes to form the cluster, %d are here", n.o.BootstrapExpect, len(fresh)), nil
+	}
+	slices.SortFunc(fresh, func(a, b claimServer) int { return strings.Compare(a.ID, b.ID) })
+	if fresh[0].ID != n.o.NodeID {
+		return "waiting for node " + fresh[0].ID + " to form the cluster", nil
+	}
+	return "forming the cluster", n.claim(ctx, fresh)
+}
+
+// discover asks all join addresses at once who they are. The result holds
+// each other node once. Addresses that do not answer are left out, except
+// when this node could form a cluster alone: then each must have answered.
+func (n *Node) discover(ctx context.Context) ([]contract.Identity, error) {
+	type answer struct {
+		id  contract.Identity
+		err error
+	}
+	answers := make(chan answer, len(n.o.Join))
+	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
+	defer cancel()
+	for _, url := range n.o.Join {
+		go func() {
+			id, err := n.p.Discover(ctx, url)
+			answers <- answer{id, err}
+		}()
+	}
+	var out []contract.Identity
+	var silent error
+	for range n.o.Join {
+		a := <-answers
+		switch {
+		case a.err != nil:
+			silent = a.err
+		case a.id.NodeID == n.o.NodeID && a.id.RaftAddr == n.mux.addr():
+		case a.id.NodeID == n.o.NodeID:
+			return nil, fmt.Errorf("cluster: another node at %s has this node's id %q: give each node an id of its own", a.id.RaftAddr, n.o.NodeID)
+		case !slices.ContainsFunc(out, func(o contract.Identity) bool { return o.NodeID == a.id.NodeID }):
+			out = append(out, a.id)
+		}
+	}
+	if n.o.BootstrapExpect == 1 && len(out) == 0 && silent != nil {
+		return nil, silent
+	}
+	return out, nil
+}
+
+// claim asks every other founder for its word; if all give it, the claim is
+// written down and the cluster exists.
+func (n *Node) claim(ctx context.Context, servers []claimServer) error {
+	cluster, valid := n.promise.to()
+	if cluster == "" || !valid {
+		cluster = uuid.NewString()
+	}
+	if err := n.promise.give(n.o.NodeID, cluster, n.o.ClaimTTL); err != nil {
+		return err
+	}
+	if err := n.sendClaims(ctx, cluster, servers); err != nil {
+		n.promise.give(n.o.NodeID, cluster, 0) // nobody can be bound by a claim that was not made
+		return err
+	}
+	if err := n.writeClaim(cluster, servers); err != nil {
+		return err
+	}
+	n.log.Info("forming the cluster", "cluster", cluster, "voters", len(servers))
+	return n.bootstrapRaft(ctx, servers)
+}
+
+// sendClaims returns nil if every other founder gave its word.
+func (n *Node) sendClaims(ctx context.Context, cluster string, servers []claimServer) error {
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	req := &claimRequest{ClusterID: cluster, Claimer: n.o.NodeID, Expect: n.o.BootstrapExpect, Servers: servers}
+	answers := make(chan error, len(servers))
+	for _, s := range servers {
+		if s.ID == n.o.NodeID {
+			answers <- nil
+			continue
+		}
+		go func() {
+			if err := n.peers.call(ctx, s.Addr, s.ID, routeClaim, req, &empty{}); err != nil {
+				err = fmt.Errorf("cluster: node %s did not agree to form the cluster: %w", s.ID, err)
+				answers <- err
+				return
+			}
+			answers <- nil
+		}()
+	}
+	var errs []error
+	for range servers {
+		errs = append(errs, <-answers)
+	}
+	return errors.Join(errs...)
+}
+
+// onClaim gives this node's word to the node that forms the cluster, if this
+// node is new and sees the same founders.
+func (n *Node) onClaim(_ context.Context, from string, req *claimRequest) (*empty, error) {
+	rec := n.identity.record()
+	lowest := slices.MinFunc(req.Servers, func(a, b claimServer) int { return strings.Compare(a.ID, b.ID) })
+	self := slices.Contains(req.Servers, claimServer{ID: n.o.NodeID, Addr: n.mux.addr()})
+	refuse := func(format string, args ...any) (*empty, error) {
+		return nil, &contract.MembershipError{Detail: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case rec.ClusterID == req.ClusterID && rec.Founder:
+		return &empty{}, nil
+	case rec.ClusterID != "":
+		return refuse("node %s belongs to cluster %s already", n.o.NodeID, rec.ClusterID)
+	case from != req.Claimer || lowest.ID != req.Claimer:
+		return refuse("node %s is not the one to form the cluster, %s is", req.Claimer, lowest.ID)
+	case n.o.Learner || n.o.BootstrapExpect != req.Expect:
+		return refuse("node %s was started with other flags: --bootstrap-expect %d, learner %t", n.o.NodeID, n.o.BootstrapExpect, n.o.Learner)
+	case !self || len(req.Servers) != req.Expect:
+		return refuse("node %s at %s is not among the %d founders that the claim names", n.o.NodeID, n.mux.addr(), len(req.Servers))
+	}
+	if err := n.promise.give(req.Claimer, req.ClusterID, n.o.ClaimTTL); err != nil {
+		return nil, &contract.MembershipError{Detail: err.Error()}
+	}
+	// From here on the claimer's vote request is answered.
+	if err := n.startRaft(); err != nil {
+		return nil, err
+	}
+	return &empty{}, nil
+}
+
+// acceptCluster decides on a connection of a cluster while this node has
+// none: it pins the cluster that this node agreed to found.
+func (n *Node) acceptCluster(id string) error {
+	if n.raft.Load() == nil {
+		return nil // nothing but questions between nodes gets through
+	}
+	if promised, _ := n.promise.to(); promised != id {
+		return fmt.Errorf("cluster: this node did not agree to join cluster %s", id)
+	}
+	return n.identity.pin(id, true)
+}
+
+// acceptUnnamed decides on a connection of a node that has no cluster while
+// this one has: it may ask to be taken in, and nothing else.
+func acceptUnnamed(kind, fromNode string) error {
+	if kind == kindRaftName {
+		return fmt.Errorf("cluster: node %s belongs to no cluster", fromNode)
+	}
+	return nil
+}
+
+// kindRaftName is the kind of Raft's own connections, as mux names it.
+const kindRaftName = "raft"
+
+// finishFounding ends the founding once the cluster's first entry is applied
+// here, and until then keeps reminding the other founders: their word may
+// have run out before this node could be elected.
+func (n *Node) finishFounding(ctx context.Context) {
+	rec := n.identity.record()
+	if !rec.Founder {
+		return
+	}
+	if n.p.StateMachine.ClusterID() != "" {
+		if err := n.identity.update(func(r *identityRecord) { r.Founder, r.Pending = false, nil }); err != nil {
+			n.log.Error("could not write the identity file", "error", err)
+		}
+		return
+	}
+	if len(rec.Pending) > 1 {
+		if err := n.sendClaims(ctx, rec.ClusterID, rec.Pending); err != nil && ctx.Err() == nil {
+			n.log.Debug("reminding the founders", "error", err)
+		}
+	}
+}

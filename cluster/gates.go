@@ -1,0 +1,213 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/snipdb/snipdb/cluster/contract"
+)
+
+const (
+	// pressureKnee is where writes begin to be refused; at 1 all are. Between
+	// them the share rises in a straight line, so that the rate settles where
+	// the storage can follow, before RocksDB itself stalls: a stalled apply
+	// would block Raft's main loop.
+	pressureKnee = 0.5
+	// The disk gate opens again at this multiple of the low-water mark.
+	diskHysteresis = 1.2
+	// The default low-water mark: a twentieth of the disk, between these.
+	diskLowMin, diskLowMax = 64 << 20, 2 << 30
+	// drainWindow is the memory of the drain rate.
+	drainWindow = 5 * time.Second
+	// Retry-After is between these.
+	minRetryAfter, maxRetryAfter = 100 * time.Millisecond, 30 * time.Second
+)
+
+// gates decide, in O(1) and without waiting, whether one more write is taken.
+// A write that is taken holds its weight until its outcome is known, even if
+// its caller has left: what waits in memory is bounded by what is held.
+type gates struct {
+	o       Options
+	p       Parts
+	met     *metrics
+	gap     func() uint64  // committed and not applied
+	chance  func() float64 // [0, 1): random, replaced in tests
+	maxGap  uint64
+	maxHeld int64
+	maxN    int
+
+	mu      sync.Mutex // guards all below
+	held    int64      // bytes
+	n       int        // commands
+	drain   float64    // commands a second, moving average
+	drained int        // since lastAt
+	lastAt  time.Time
+	// What the last look at the environment found.
+	pressure       float64
+	pressureDetail string
+	memoryLow      bool
+	memoryDetail   string
+	diskLow        bool
+	diskFree       uint64
+}
+
+func newGates(o Options, p Parts, met *metrics, gap func() uint64) *gates {
+	return &gates{o: o, p: p, met: met, gap: gap, chance: rand.Float64,
+		maxGap: o.MaxApplyGap, maxHeld: o.MaxInflightBytes, maxN: o.MaxInflightCommands, lastAt: time.Now()}
+}
+
+// run looks at the environment from time to time.
+func (g *gates) run(ctx context.Context) {
+	t := time.NewTicker(g.o.GateInterval)
+	defer t.Stop()
+	for {
+		g.look(time.Now())
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// look reads pressure, memory and disk, outside the lock: they may be slow.
+func (g *gates) look(now time.Time) {
+	var pressure float64
+	var detail, memoryDetail string
+	var memoryLow bool
+	if g.p.Pressure != nil {
+		pressure, detail = g.p.Pressure()
+	}
+	if g.p.MemoryLow != nil {
+		memoryLow, memoryDetail = g.p.MemoryLow()
+	}
+	free, total, diskErr := uint64(0), uint64(0), error(nil)
+	if g.p.DiskFree != nil {
+		free, total, diskErr = g.p.DiskFree()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.pressure, g.pressureDetail = pressure, detail
+	g.memoryLow, g.memoryDetail = memoryLow, memoryDetail
+	if g.p.DiskFree != nil && diskErr == nil { // an error leaves the last answer in force
+		g.diskFree = free
+		mark := g.diskMark(total)
+		switch {
+		case free < mark:
+			g.diskLow = true
+		case float64(free) >= float64(mark)*diskHysteresis:
+			g.diskLow = false
+		}
+	}
+	if d := now.Sub(g.lastAt); d > 0 {
+		keep := max(0, 1-d.Seconds()/drainWindow.Seconds())
+		g.drain = g.drain*keep + float64(g.drained)/d.Seconds()*(1-keep)
+		g.drained, g.lastAt = 0, now
+	}
+}
+
+func (g *gates) diskMark(total uint64) uint64 {
+	if g.o.DiskLowBytes > 0 {
+		return g.o.DiskLowBytes
+	}
+	return min(max(total/20, diskLowMin), diskLowMax)
+}
+
+// acquire takes weight bytes and one command, or returns *contract.OverloadError.
+func (g *gates) acquire(weight int64, deletes bool) error {
+	gap := g.gap()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.checkLocked(weight, deletes, gap); err != nil {
+		g.met.refused(err.Reason)
+		return err
+	}
+	g.held += weight
+	g.n++
+	return nil
+}
+
+// check is acquire without taking anything: for a request whose body has not
+// been read.
+func (g *gates) check(weight int64, deletes bool) error {
+	gap := g.gap()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.checkLocked(weight, deletes, gap); err != nil {
+		g.met.refused(err.Reason)
+		return err
+	}
+	return nil
+}
+
+// checkLocked asks gate after gate; the cheapest and most certain are first.
+func (g *gates) checkLocked(weight int64, deletes bool, gap uint64) *contract.OverloadError {
+	refuse := func(reason contract.OverloadReason, format string, args ...any) *contract.OverloadError {
+		return &contract.OverloadError{Reason: reason, RetryAfter: g.retryAfterLocked(reason), Detail: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case g.n+1 > g.maxN:
+		return refuse(contract.QueueFull, "%d writes are on their way, the limit is %d", g.n, g.maxN)
+	case g.held+weight > g.maxHeld && g.n > 0:
+		return refuse(contract.QueueFull, "%d bytes of writes are on their way, the limit is %d", g.held, g.maxHeld)
+	case gap > g.maxGap:
+		return refuse(contract.ApplyLag, "%d committed entries wait to be applied, the limit is %d", gap, g.maxGap)
+	case g.diskLow && !deletes:
+		return refuse(contract.DiskLow, "the data disk has %d bytes left: free space, or delete data", g.diskFree)
+	case g.memoryLow && !deletes:
+		return refuse(contract.MemoryLow, "%s", g.memoryDetail)
+	case g.pressure > pressureKnee:
+		if p := (g.pressure - pressureKnee) / (1 - pressureKnee); p >= 1 || g.chance() < p {
+			return refuse(contract.StorageStalled, "%s", g.pressureDetail)
+		}
+	}
+	return nil
+}
+
+// retryAfterLocked says when the half of what is held will be gone at the
+// rate of now. The states of disk, memory and storage change in seconds, and
+// have no rate to go by.
+func (g *gates) retryAfterLocked(reason contract.OverloadReason) time.Duration {
+	switch reason {
+	case contract.DiskLow:
+		return maxRetryAfter
+	case contract.StorageStalled, contract.MemoryLow:
+		return 2 * time.Second
+	}
+	waiting := float64(g.n)
+	if reason == contract.ApplyLag {
+		waiting = float64(g.maxGap)
+	}
+	if g.drain <= 0 {
+		return time.Second
+	}
+	d := time.Duration(waiting / 2 / g.drain * float64(time.Second))
+	return min(max(d, minRetryAfter), maxRetryAfter)
+}
+
+// release gives back what acquire took; 0 means that nothing was.
+func (g *gates) release(weight int64) {
+	if weight == 0 {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held -= weight
+	g.n--
+	g.drained++
+}
+
+// inflight is for the metrics.
+func (g *gates) inflight() (commands int, bytes int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.n, g.held
+}
+
+// AdmitWrite says whether a write of about this many bytes would be taken
+// now: nil, or *contract.OverloadError. It takes nothing; it is for refusing
+// a request before its body is read. deletes: the write can only free space.
+func (n *Node) AdmitWrite(bytes int64, deletes bool) error { return n.gates.check(bytes, deletes) }

@@ -1,0 +1,216 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/snipdb/snipdb/cluster/contract"
+)
+
+// metrics are those of this package. A nil *metrics records nothing. They are
+// registered last, because some read the node when they are scraped.
+type metrics struct {
+	reg prometheus.Registerer
+	all []prometheus.Collector
+
+	proposals     *prometheus.CounterVec   // by outcome
+	refusals      *prometheus.CounterVec   // by reason
+	entryCommands prometheus.Histogram     // commands of one entry
+	entryBytes    prometheus.Histogram     // bytes of one entry
+	commit        prometheus.Histogram     // enqueue to outcome of an entry
+	leaderChanges prometheus.Counter       // this node became leader
+	rounds        *prometheus.CounterVec   // read rounds by kind and result
+	roundReaders  prometheus.Histogram     // readers that shared a round
+	roundTime     prometheus.Histogram     // how long a round took
+	reads         *prometheus.CounterVec   // by level and result
+	snapshots     *prometheus.CounterVec   // by result
+	readWait      *prometheus.HistogramVec // by level
+}
+
+func newMetrics(reg prometheus.Registerer, n *Node) *metrics {
+	if reg == nil {
+		return nil
+	}
+	latency := prometheus.ExponentialBuckets(0.0002, 2, 16)
+	m := &metrics{
+		reg: reg,
+		proposals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "snipdb_cluster_proposals_total",
+			Help: "Proposals by outcome: applied, not_applied, unknown."}, []string{"outcome"}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "snipdb_cluster_refusals_total",
+			Help: "Writes that a gate refused, by reason."}, []string{"reason"}),
+		entryCommands: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "snipdb_cluster_entry_commands",
+			Help: "Commands in one log entry.", Buckets: prometheus.ExponentialBuckets(1, 2, 10)}),
+		entryBytes: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "snipdb_cluster_entry_bytes",
+			Help: "Bytes of one log entry.", Buckets: prometheus.ExponentialBuckets(256, 4, 7)}),
+		commit: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "snipdb_cluster_commit_seconds",
+			Help: "From handing an entry to Raft to its being applied here.", Buckets: latency}),
+		leaderChanges: prometheus.NewCounter(prometheus.CounterOpts{Name: "snipdb_cluster_leaderships_total",
+			Help: "How often this node became leader."}),
+		rounds: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "snipdb_cluster_read_rounds_total",
+			Help: "Read index rounds, by kind (quorum, leader) and result."}, []string{"kind", "result"}),
+		roundReaders: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "snipdb_cluster_read_round_readers",
+			Help: "Readers that shared one round.", Buckets: prometheus.ExponentialBuckets(1, 2, 10)}),
+		roundTime: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "snipdb_cluster_read_round_seconds",
+			Help: "Time of one read index round.", Buckets: latency}),
+		reads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "snipdb_cluster_reads_total",
+			Help: "Reads that asked the gate, by level and result."}, []string{"level", "result"}),
+		readWait: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "snipdb_cluster_read_wait_seconds",
+			Help: "How long the gate held a read, by level.", Buckets: latency}, []string{"level"}),
+		snapshots: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "snipdb_cluster_snapshots_total",
+			Help: "Snapshots taken, by result."}, []string{"result"}),
+	}
+	m.all = []prometheus.Collector{m.proposals, m.refusals, m.entryCommands, m.entryBytes, m.commit, m.leaderChanges,
+		m.rounds, m.roundReaders, m.roundTime, m.reads, m.readWait, m.snapshots}
+	m.all = append(m.all, nodeGauges(n)...)
+	return m
+}
+
+// register registers all or none.
+func (m *metrics) register() error {
+	if m == nil {
+		return nil
+	}
+	for i, c := range m.all {
+		if err := m.reg.Register(c); err != nil {
+			m.all = m.all[:i]
+			m.unregister()
+			m.all = nil
+			return fmt.Errorf("cluster: register metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// nodeGauges read the node when they are scraped.
+func nodeGauges(n *Node) []prometheus.Collector {
+	gauge := func(name, help string, f func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "snipdb_cluster_" + name, Help: help}, f)
+	}
+	return []prometheus.Collector{
+		gauge("applied_index", "Index of the last entry that reads can see.", func() float64 {
+			i, _ := n.p.StateMachine.Applied()
+			return float64(i)
+		}),
+		gauge("commit_index", "Index of the last entry known to be committed.", func() float64 {
+			if r := n.raft.Load(); r != nil {
+				return float64(r.CommitIndex())
+			}
+			return 0
+		}),
+		gauge("term", "The current term.", func() float64 {
+			if r := n.raft.Load(); r != nil {
+				return float64(r.CurrentTerm())
+			}
+			return 0
+		}),
+		gauge("is_leader", "1 if this node leads.", func() float64 {
+			if n.Leader().Self {
+				return 1
+			}
+			return 0
+		}),
+		gauge("ready", "1 if this node is ready.", func() float64 {
+			if n.Ready() == nil {
+				return 1
+			}
+			return 0
+		}),
+		gauge("queue_commands", "Commands that wait for an entry.", func() float64 { return float64(n.props.depth()) }),
+		gauge("inflight_commands", "Commands accepted and without an outcome.", func() float64 {
+			c, _ := n.gates.inflight()
+			return float64(c)
+		}),
+		gauge("inflight_bytes", "Bytes of the commands accepted and without an outcome.", func() float64 {
+			_, b := n.gates.inflight()
+			return float64(b)
+		}),
+		gauge("log_bytes", "Bytes of the Raft log.", func() float64 { return float64(n.logs.bytes()) }),
+		gauge("staleness_seconds", "How old the newest state is that this node knows to have been the newest; -1: not known.",
+			func() float64 { return n.reads.staleness() }),
+		gauge("members", "Members of the cluster, voters or not.", func() float64 { return float64(len(n.Members())) }),
+	}
+}
+
+func (m *metrics) unregister() {
+	if m == nil {
+		return
+	}
+	for _, c := range m.all {
+		m.reg.Unregister(c)
+	}
+}
+
+func (m *metrics) proposed(err error) {
+	if m == nil {
+		return
+	}
+	outcome := "applied" // a command that the state machine refused counts as well: it has an answer
+	if err != nil {
+		outcome = contract.Outcome(err)
+	}
+	m.proposals.WithLabelValues(outcome).Inc()
+}
+
+func (m *metrics) refused(reason contract.OverloadReason) {
+	if m != nil {
+		m.refusals.WithLabelValues(string(reason)).Inc()
+	}
+}
+
+func (m *metrics) entry(commands, bytes int, took time.Duration) {
+	if m == nil {
+		return
+	}
+	m.entryCommands.Observe(float64(commands))
+	m.entryBytes.Observe(float64(bytes))
+	m.commit.Observe(took.Seconds())
+}
+
+func (m *metrics) becameLeader() {
+	if m != nil {
+		m.leaderChanges.Inc()
+	}
+}
+
+func (m *metrics) round(kind string, readers int, took time.Duration, err error) {
+	if m == nil {
+		return
+	}
+	m.rounds.WithLabelValues(kind, resultOf(err)).Inc()
+	m.roundReaders.Observe(float64(readers))
+	m.roundTime.Observe(took.Seconds())
+}
+
+func (m *metrics) read(level contract.Level, took time.Duration, err error) {
+	if m == nil {
+		return
+	}
+	m.reads.WithLabelValues(string(level), resultOf(err)).Inc()
+	m.readWait.WithLabelValues(string(level)).Observe(took.Seconds())
+}
+
+func (m *metrics) snapshot(err error) {
+	if m != nil {
+		m.snapshots.WithLabelValues(resultOf(err)).Inc()
+	}
+}
+
+// resultOf names an error from a closed set.
+func resultOf(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, contract.ErrBehind):
+		return "behind"
+	case errors.Is(err, contract.ErrTooStale):
+		return "too_stale"
+	case errors.Is(err, contract.ErrNoLeader):
+		return "no_leader"
+	case errors.Is(err, contract.ErrNotReady):
+		return "not_ready"
+	}
+	return "error"
+}

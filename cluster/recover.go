@@ -1,0 +1,117 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/hashicorp/raft"
+)
+
+// RecoverServer is a voter of the recovered cluster.
+type RecoverServer struct {
+	ID       string
+	RaftAddr string
+}
+
+// RecoverOptions are those of Recover.
+type RecoverOptions struct {
+	NodeID  string
+	DataDir string
+	// Voters is the whole new configuration; the same on each node that is
+	// recovered. Nodes that are not in it must never be started again with
+	// their old data.
+	Voters []RecoverServer
+	// DryRun prints what would be done and changes nothing.
+	DryRun bool
+	// Out gets a line for each step; nil discards.
+	Out    io.Writer
+	Logger *slog.Logger
+}
+
+// Recover gives a node that lost its quorum for ever a new configuration. It
+// is run on a stopped node, for which it holds the lock.
+//
+// It is the last resort, and it is not without loss: all entries of this
+// node's log become committed, also those that never were; and writes that
+// were acknowledged by a quorum without this node are gone. Run it on the
+// node with the highest last index, and let the others join empty.
+func Recover(o RecoverOptions, p Parts) (err error) {
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	say := func(format string, args ...any) { fmt.Fprintf(o.Out, format+"\n", args...) }
+	defer func() { err = errors.Join(err, p.Log.Close()) }()
+	c, err := recoverConfiguration(o)
+	if err != nil {
+		return err
+	}
+	id, err := openIdentity(o.DataDir, o.NodeID)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, id.close()) }()
+	stable, err := openStableStore(filepath.Join(o.DataDir, stableFile), stableStoreOptions{Logger: o.Logger})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stable.Close()) }()
+	s, _, err := readDiskState(p, p.Log)
+	if err != nil {
+		return err
+	}
+	say("node %s of cluster %s: state at %d, snapshot at %d, log %d to %d", o.NodeID, id.clusterID(), s.Applied, s.Snapshot, s.First, s.Last)
+	for _, v := range c.Servers {
+		say("  new configuration: voter %s at %s", v.ID, v.Address)
+	}
+	say("every entry up to %d becomes committed, whether it was or not", max(s.Last, s.Snapshot))
+	if o.DryRun {
+		say("dry run: nothing was changed")
+		return nil
+	}
+	if err := checkStartup(p, p.Log, o.Logger); err != nil {
+		return err
+	}
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(o.NodeID)
+	conf.NoSnapshotRestoreOnStart = true
+	conf.Logger = newRaftLogger(o.Logger)
+	_, trans := raft.NewInmemTransport(raft.ServerAddress(addrOf(o)))
+	defer trans.Close()
+	if err := raft.RecoverCluster(conf, p.StateMachine, p.Log, stable, p.Snapshots, trans, c); err != nil {
+		return fmt.Errorf("cluster: recover: %w", err)
+	}
+	applied, _ := p.StateMachine.Applied()
+	say("done: the state is at %d, a snapshot with the new configuration was written, the log is empty", applied)
+	say("start this node; empty the data directories of all nodes that are not in the list before they are started again")
+	return nil
+}
+
+// recoverConfiguration checks the list of voters.
+func recoverConfiguration(o RecoverOptions) (raft.Configuration, error) {
+	var c raft.Configuration
+	for _, v := range o.Voters {
+		if !validNodeID(v.ID) || v.RaftAddr == "" {
+			return c, fmt.Errorf("cluster: recover: voter %q at %q is not valid", v.ID, v.RaftAddr)
+		}
+		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(v.ID), Address: raft.ServerAddress(v.RaftAddr)})
+	}
+	if addrOf(o) == "" {
+		return c, fmt.Errorf("cluster: recover: node %q must be one of the voters", o.NodeID)
+	}
+	return c, nil
+}
+
+func addrOf(o RecoverOptions) string {
+	for _, v := range o.Voters {
+		if v.ID == o.NodeID {
+			return v.RaftAddr
+		}
+	}
+	return ""
+}
