@@ -10,6 +10,7 @@ type Identity struct {
 	RaftAddr        string `json:"raft_addr"`
 	HTTPAddr        string `json:"http_addr"`
 	BootstrapExpect int    `json:"bootstrap_expect,omitempty"`
+	Learner         bool   `json:"learner,omitempty"` // asks never to vote, so it can't found a cluster
 	Version         string `json:"version"`
 }
 
