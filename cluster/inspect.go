@@ -1,0 +1,59 @@
+package cluster
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Inspection is what a stopped node's directory says, and what a start would
+// make of it.
+type Inspection struct {
+	NodeID    string `json:"node_id"`
+	ClusterID string `json:"cluster_id"`
+	// Applied and AppliedTerm are the state's position, Snapshot and
+	// SnapshotTerm the newest snapshot's, FirstLog and LastLog the log's ends;
+	// 0 is none.
+	Applied      uint64 `json:"applied_index"`
+	AppliedTerm  uint64 `json:"applied_term"`
+	Snapshot     uint64 `json:"snapshot_index"`
+	SnapshotTerm uint64 `json:"snapshot_term"`
+	FirstLog     uint64 `json:"first_log_index"`
+	LastLog      uint64 `json:"last_log_index"`
+	// Restore and DropLog are what a start would do first, with the reason.
+	Restore bool   `json:"restore_snapshot"`
+	DropLog bool   `json:"drop_log"`
+	Reason  string `json:"reason,omitempty"`
+	// Violation is why a start would be refused: the invariant by its number,
+	// and what to do. Empty: it would not be.
+	Violation string `json:"violation,omitempty"`
+}
+
+// Inspect looks at the parts of a stopped node, with the eyes of the start-up
+// check, and changes nothing. dataDir is Options.DataDir. It closes nothing.
+func Inspect(dataDir string, p Parts) (Inspection, error) {
+	raw, err := os.ReadFile(filepath.Join(dataDir, identityFile))
+	if err != nil {
+		return Inspection{}, fmt.Errorf("cluster: inspect: %w", err)
+	}
+	var id identityRecord
+	if err := json.Unmarshal(raw, &id); err != nil {
+		return Inspection{}, fmt.Errorf("cluster: inspect %s: %w", identityFile, err)
+	}
+	s, _, err := readDiskState(p, p.Log)
+	if err != nil {
+		return Inspection{}, err
+	}
+	i := Inspection{
+		NodeID: id.NodeID, ClusterID: id.ClusterID,
+		Applied: s.Applied, AppliedTerm: s.AppliedTerm, Snapshot: s.Snapshot, SnapshotTerm: s.SnapshotTerm,
+		FirstLog: s.First, LastLog: s.Last,
+	}
+	plan, err := planStartup(s)
+	i.Restore, i.DropLog, i.Reason = plan.Restore, plan.DropLog, plan.Reason
+	if err != nil {
+		i.Violation = err.Error()
+	}
+	return i, nil
+}
