@@ -1,0 +1,80 @@
+// The small C side of the storage package. grocksdb opens databases and sets
+// options; what is here is what it can't do at all (see DESIGN.md, "What
+// grocksdb lacks"), or what it does with three crossings of the cgo border
+// where one is enough.
+#ifndef SNIPDB_NATIVE_H
+#define SNIPDB_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <rocksdb/c.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Errors are malloc'ed strings that the caller frees with snip_free_error.
+void snip_free_error(char* err);
+
+// snip_get returns 0 if the key is absent, 1 if the value was copied to buf,
+// 2 if it is longer than cap: then *rest holds it until snip_get_rest.
+int snip_get(rocksdb_t* db, rocksdb_readoptions_t* ro,
+             rocksdb_column_family_handle_t* cf, const char* key, size_t klen,
+             char* buf, size_t cap, size_t* vlen,
+             rocksdb_pinnableslice_t** rest, char** err);
+// snip_get_rest copies the value to buf, if buf is not NULL, and frees it.
+void snip_get_rest(rocksdb_pinnableslice_t* rest, char* buf);
+
+// snip_write writes a batch in RocksDB's own encoding.
+void snip_write(rocksdb_t* db, rocksdb_writeoptions_t* wo, const char* rep,
+                size_t len, char** err);
+
+// A scan of the keys in [lo, hi); an empty bound is none. It owns copies of
+// its bounds, because RocksDB keeps pointers to them.
+typedef struct snip_scan snip_scan;
+enum {
+  SNIP_REVERSE = 1,  // from the last key to the first
+  SNIP_NO_FILL = 2,  // leave the block cache alone
+  SNIP_KEYS = 4,     // values are not copied
+};
+snip_scan* snip_scan_open(rocksdb_t* db, rocksdb_column_family_handle_t* cf,
+                          const rocksdb_snapshot_t* snapshot, const char* lo,
+                          size_t lolen, const char* hi, size_t hilen,
+                          int flags);
+// snip_scan_fill copies rows to buf, each as
+//   u32 key length | u32 value length | key | value   (lengths little-endian)
+// and returns how many; 0 means the end, or an error in *err, or a row that
+// needs *need bytes in an empty buffer.
+int snip_scan_fill(snip_scan* s, char* buf, size_t cap, int max_rows,
+                   size_t* used, size_t* need, char** err);
+// snip_scan_drain reads up to max_rows rows, which checks their checksums.
+int snip_scan_drain(snip_scan* s, int max_rows, char** err);
+void snip_scan_close(snip_scan* s);
+
+// What the databases of one process share: block cache, write buffer manager
+// (the bound on all memtables together) and rate limiter. RocksDB counts its
+// references, so it may be freed before the databases that use it.
+typedef struct snip_shared snip_shared;
+snip_shared* snip_shared_new(size_t cache_bytes, int shard_bits, int strict,
+                             double high_pri_ratio, size_t memtable_bytes,
+                             int64_t rate_bytes_per_sec);
+void snip_shared_free(snip_shared* s);
+size_t snip_shared_cache_usage(snip_shared* s);
+size_t snip_shared_cache_pinned(snip_shared* s);
+size_t snip_shared_cache_capacity(snip_shared* s);
+size_t snip_shared_memtable_usage(snip_shared* s);
+void snip_shared_set_db(snip_shared* s, rocksdb_options_t* o, int blob_cache);
+void snip_shared_set_table(snip_shared* s,
+                           rocksdb_block_based_table_options_t* o);
+void snip_options_extra(rocksdb_options_t* o, int avoid_flush_during_recovery,
+                        int paranoid_file_checks);
+
+// snip_rocksdb_version writes the version of the library that is linked, as
+// it says itself at run time: major, minor, patch.
+void snip_rocksdb_version(int* major, int* minor, int* patch);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
