@@ -14,8 +14,11 @@ import (
 // number; a vector of 1,024 numbers is most of an embedding request.
 type Floats []float32
 
+// ErrFloatRange is the error of a number that float32 can't hold.
+var ErrFloatRange = errors.New("the number is outside of float32's range")
+
 // UnmarshalJSON parses an array of numbers. A number that float32 can't hold
-// is an error, not an infinity.
+// is ErrFloatRange, not an infinity.
 func (f *Floats) UnmarshalJSON(b []byte) error {
 	b = bytes.TrimSpace(b)
 	if string(b) == "null" {
@@ -45,8 +48,11 @@ func (f *Floats) UnmarshalJSON(b []byte) error {
 			return fmt.Errorf("a vector must hold numbers only, value %d is not one", len(out))
 		}
 		x, err := strconv.ParseFloat(string(item), 32)
+		if errors.Is(err, strconv.ErrRange) {
+			return fmt.Errorf("value %d of the vector: %w", len(out), ErrFloatRange)
+		}
 		if err != nil {
-			return fmt.Errorf("value %d of the vector is no float32", len(out))
+			return fmt.Errorf("value %d of the vector is no number", len(out))
 		}
 		out = append(out, float32(x))
 	}

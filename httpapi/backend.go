@@ -1,0 +1,66 @@
+package httpapi
+
+import (
+	"context"
+
+	"github.com/snipdb/snipdb/cluster/contract"
+	"github.com/snipdb/snipdb/fsm/command"
+	"github.com/snipdb/snipdb/httpapi/wire"
+	"github.com/snipdb/snipdb/storage/snippet"
+)
+
+// Backend is what the data routes need of a node.
+type Backend interface {
+	// Propose sends a command through the log and returns what it did. A
+	// result that refuses (not found, conflict) is data, not an error. An
+	// error is one of package contract's and means "not applied", unless it
+	// is an OutcomeUnknownError.
+	Propose(ctx context.Context, c *command.Command) (*command.Result, error)
+	// View passes the consistency gate, then pins the state. There is no
+	// other way to a view. The caller closes it.
+	View(ctx context.Context, c contract.Consistency) (View, contract.ReadStamp, error)
+	// AppliedPosition is the newest position that a local read would see.
+	AppliedPosition() (index, term uint64)
+	// Leader is what this node knows of the leader.
+	Leader() contract.LeaderInfo
+	// Ready returns nil if the node can serve, or why it can't.
+	Ready() error
+	NodeID() string
+	// ClusterID is empty until the node belongs to a cluster.
+	ClusterID() string
+	// Limits are the replicated rate limits. The slice is not changed after
+	// it was returned; a new one is returned after a change.
+	Limits() []*command.RateLimit
+}
+
+// View is the state at one position. *storage.View has these methods but for
+// AppliedPosition.
+type View interface {
+	AppliedPosition() (index, term uint64)
+	// Collection returns nil, nil if there is none of that name.
+	Collection(name string) (*snippet.Collection, error)
+	Collections(after string, limit int) ([]snippet.Collection, error)
+	// Document returns nil, nil if there is none with that id.
+	Document(coll uint32, id string) (*snippet.Document, error)
+	Snippets(ctx context.Context, coll uint32, d *snippet.Document, from, limit int, withVectors bool) ([]snippet.Snippet, error)
+	// Documents returns a *snippet.FieldError on "cursor" for a bad cursor.
+	Documents(ctx context.Context, coll uint32, q snippet.ListQuery) (*snippet.ListPage, error)
+	Close()
+}
+
+// Admin is what the routes of the cluster need of a node.
+type Admin interface {
+	Status(ctx context.Context) (*contract.Status, error)
+	Members() []contract.Member
+	// AddMember adds a node as a learner that is promoted when it has caught
+	// up, unless it asked never to vote.
+	AddMember(ctx context.Context, m contract.Member) error
+	RemoveMember(ctx context.Context, id string) error
+	PromoteMember(ctx context.Context, id string) error
+	// TransferLeadership hands the leadership to a member, or, if to is
+	// empty, to the one that is furthest.
+	TransferLeadership(ctx context.Context, to string) error
+	// Snapshot takes a snapshot of this node and returns its index.
+	Snapshot(ctx context.Context) (index uint64, err error)
+	Identity() wire.Identity
+}

@@ -1,0 +1,203 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"net/http"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/snipdb/snipdb/cluster/contract"
+	"github.com/snipdb/snipdb/fsm/command"
+	"github.com/snipdb/snipdb/httpapi/wire"
+	"github.com/snipdb/snipdb/storage/snippet"
+)
+
+// write is a checked write: what to propose, and how to answer.
+type write struct {
+	collection string
+	command    *command.Command
+	vectors    vectors
+	// batch is set for a batch, whose refusals name an operation.
+	batch bool
+	// reply renders a result that was applied. It uses the result and the
+	// request, and nothing else: a replay must be the same answer.
+	reply func(r *command.Result) *reply
+}
+
+// serveWrite brings a write to the leader: by proposing it, if this node
+// leads, or else by passing it on.
+func (c *call) serveWrite() (*reply, error) {
+	key, err := c.idempotencyKey()
+	if err != nil {
+		return nil, err
+	}
+	if leader := c.s.backend.Leader(); !leader.Self {
+		return c.toLeader(leader, nil)
+	}
+	if err := c.checkRate(); err != nil {
+		return nil, err
+	}
+	body, release, err := c.readBody()
+	defer release()
+	if err != nil {
+		return nil, err
+	}
+	var rep *reply
+	if c.route.Admin != nil {
+		rep, err = c.route.Admin(c, body)
+	} else {
+		rep, err = c.proposeWrite(key, body)
+	}
+	if leader, moved := leaderOf(err); moved {
+		// The leadership went elsewhere between the look and the proposal.
+		// Nothing was proposed, so the write may go there.
+		return c.toLeader(leader, body)
+	}
+	return rep, err
+}
+
+// proposeWrite parses the write, proposes it, and renders the result.
+func (c *call) proposeWrite(key string, body []byte) (*reply, error) {
+	w, err := c.route.Write(c, body)
+	if err != nil {
+		return nil, err
+	}
+	if key != "" {
+		w.command.Idempotency = &command.Idempotency{
+			Key: key, RequestHash: c.requestHash(body), RequestId: c.requestID,
+		}
+	}
+	c.proposed = true
+	result, err := c.s.propose(c.ctx(), w)
+	if err != nil {
+		return nil, err
+	}
+	c.index, c.term = result.GetIndex(), result.GetTerm()
+	if result.GetReplayed() {
+		c.s.metrics.replayed.Inc()
+		c.g.Writer.Header().Set(wire.HeaderReplayed, "true")
+	}
+	if err := refusal(result, w.batch); err != nil {
+		return nil, err
+	}
+	return w.reply(result), nil
+}
+
+// propose prepares the vectors and sends the command through the log. If the
+// collection's metric changed in between, it does so once more.
+func (s *Server) propose(ctx context.Context, w *write) (*command.Result, error) {
+	for attempt := 0; ; attempt++ {
+		if err := s.prepareVectors(ctx, w); err != nil {
+			return nil, err
+		}
+		if proto.Size(w.command) > snippet.MaxCommandBytes {
+			return nil, contract.ErrTooLarge
+		}
+		// Whoever waits for the answer has gone: do not make the log work for it.
+		if ctx.Err() != nil {
+			s.metrics.refused.WithLabelValues("deadline", reasonDeadline).Inc()
+			return nil, contract.ErrExpired
+		}
+		w.command.ProposedMs = s.opts.Now().UnixMilli()
+		result, err := s.backend.Propose(ctx, w.command)
+		if err != nil {
+			return nil, proposeError(err)
+		}
+		if result.GetOutcome() != command.Outcome_METRIC_CONFLICT || attempt > 0 {
+			return result, nil
+		}
+		s.metrics.metricRetry.Inc()
+	}
+}
+
+// proposeError makes sure that no error of a proposal is taken for "not
+// applied" by accident: only an error that is known to mean it does.
+func proposeError(err error) error {
+	if errors.Is(err, contract.ErrExpired) || translate(err).code != wire.CodeTimeout && translate(err).code != wire.CodeInternal {
+		return err
+	}
+	return &contract.OutcomeUnknownError{Cause: err}
+}
+
+// prepareVectors reads the collection from this node's own state, which may be
+// behind; what it finds wrong there the state machine would find as well, or
+// answers METRIC_CONFLICT.
+func (s *Server) prepareVectors(ctx context.Context, w *write) error {
+	if len(w.vectors.slots) == 0 {
+		return nil
+	}
+	view, _, err := s.backend.View(ctx, contract.Consistency{Level: contract.Local})
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	coll, err := view.Collection(w.collection)
+	if err != nil {
+		return err
+	}
+	return w.vectors.prepare(coll)
+}
+
+// checkRate asks the rate limits of the write's collection and token. Admin
+// routes have none.
+func (c *call) checkRate() error {
+	if c.route.Class == classAdmin {
+		return nil
+	}
+	collection, err := c.collectionName()
+	if err != nil {
+		return err
+	}
+	if err := c.s.rates.check(c.s.backend.Limits(), collection, c.tokenID()); err != nil {
+		c.s.metrics.refused.WithLabelValues("rate", string(contract.RateLimited)).Inc()
+		return err
+	}
+	return nil
+}
+
+// requestHash tells a repeated request from another one under the same key.
+// Each part has its length in front, so that two requests never hash the
+// same bytes. What does not change the meaning (timeout, redirect) is left out.
+func (c *call) requestHash(body []byte) []byte {
+	r := c.g.Request
+	parts := []string{r.Method, r.URL.EscapedPath()}
+	for _, name := range c.route.Params {
+		value, _ := c.param(name)
+		parts = append(parts, name, value)
+	}
+	parts = append(parts, r.Header.Get("If-Match"), r.Header.Get("If-None-Match"), c.mediaType())
+	h := sha256.New()
+	var length [8]byte
+	for _, part := range parts {
+		binary.BigEndian.PutUint64(length[:], uint64(len(part)))
+		h.Write(length[:])
+		h.Write([]byte(part))
+	}
+	h.Write(body)
+	return h.Sum(nil)
+}
+
+// newWrite begins a write of one mutation.
+func newWrite(b *builder, m *command.Mutation, rep func(r *command.Result) *reply) *write {
+	return &write{
+		collection: b.collection, vectors: b.vectors, reply: rep,
+		command: &command.Command{Op: &command.Command_Mutation{Mutation: m}},
+	}
+}
+
+// applied builds the reply of a result that was applied.
+func applied(r *command.Result, body any) *reply {
+	rep := &reply{status: appliedStatus[r.GetOutcome()], body: body}
+	if r.GetDocument() != nil {
+		rep.etag = r.GetDocument().GetRevision()
+	} else if r.GetCollection() != nil {
+		rep.etag = r.GetCollection().GetRevision()
+	}
+	return rep
+}
+
+// deleted is the reply of a deletion: there is nothing left to show.
+func deleted(*command.Result) *reply { return &reply{status: http.StatusNoContent} }
