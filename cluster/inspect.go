@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/hashicorp/raft"
 )
 
 // Inspection is what a stopped node's directory says, and what a start would
@@ -30,9 +32,18 @@ type Inspection struct {
 	Violation string `json:"violation,omitempty"`
 }
 
-// Inspect looks at the parts of a stopped node, with the eyes of the start-up
-// check, and changes nothing. dataDir is Options.DataDir. It closes nothing.
-func Inspect(dataDir string, p Parts) (Inspection, error) {
+// position is a state machine of which only the position is known.
+type position struct {
+	StateMachine
+	index, term uint64
+}
+
+func (p position) Applied() (index, term uint64) { return p.index, p.term }
+
+// Inspect looks at a stopped node with the eyes of the start-up check, and
+// changes nothing. dataDir is Options.DataDir, applied and term are the
+// position of its state. It closes nothing.
+func Inspect(dataDir string, applied, term uint64, snapshots raft.SnapshotStore, log LogStore) (Inspection, error) {
 	raw, err := os.ReadFile(filepath.Join(dataDir, identityFile))
 	if err != nil {
 		return Inspection{}, fmt.Errorf("cluster: inspect: %w", err)
@@ -41,7 +52,8 @@ func Inspect(dataDir string, p Parts) (Inspection, error) {
 	if err := json.Unmarshal(raw, &id); err != nil {
 		return Inspection{}, fmt.Errorf("cluster: inspect %s: %w", identityFile, err)
 	}
-	s, _, err := readDiskState(p, p.Log)
+	p := Parts{StateMachine: position{index: applied, term: term}, Snapshots: snapshots, Log: log}
+	s, _, err := readDiskState(p, log)
 	if err != nil {
 		return Inspection{}, err
 	}

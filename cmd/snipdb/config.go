@@ -47,8 +47,7 @@ type Config struct {
 	Memory           bytesValue
 	RocksDBOptions   []string
 	DiskLowBytes     bytesValue
-	IdempotencyFor   time.Duration
-	IdempotencyRows  int64
+	MemoryLimit      bytesValue
 	MaxInFlight      int
 	MaxInFlightBytes bytesValue
 	MaxReads         int
@@ -127,8 +126,7 @@ func (c *Config) registerStorage(f *pflag.FlagSet) {
 	f.Var(&c.Memory, "memory", "memory for RocksDB's caches and write buffers (default: by the profile)")
 	f.StringArrayVar(&c.RocksDBOptions, "rocksdb-option", nil, "one option instead of the profile's, as key=value; may be repeated")
 	f.Var(&c.DiskLowBytes, "disk-low-bytes", "refuse writes while less than this is free on the disk (default: a twentieth of it, 64MiB to 2GiB)")
-	f.DurationVar(&c.IdempotencyFor, "idempotency-retention", 24*time.Hour, "how long a write's answer is kept for its idempotency key")
-	f.Int64Var(&c.IdempotencyRows, "idempotency-max-rows", 1_000_000, "how many such answers are kept at most")
+	f.Var(&c.MemoryLimit, "memory-limit", "refuse writes while the process holds nearly this much (default: the container's limit, or nine tenths of the machine)")
 }
 
 func (c *Config) registerLimits(f *pflag.FlagSet) {
@@ -148,10 +146,11 @@ func (c *Config) registerLimits(f *pflag.FlagSet) {
 
 // complete fills in what follows from other settings.
 func (c *Config) complete() {
-	if c.HTTPAdvertise == "" {
+	// With port 0 the kernel chooses; then serve knows, and not yet we.
+	if c.HTTPAdvertise == "" && !strings.HasSuffix(c.HTTPAddr, ":0") {
 		c.HTTPAdvertise = "http://" + c.HTTPAddr
 	}
-	if c.RaftAdvertise == "" {
+	if c.RaftAdvertise == "" && !strings.HasSuffix(c.RaftAddr, ":0") {
 		c.RaftAdvertise = c.RaftAddr
 	}
 	// The same command line on every node: alone, without a number to wait for
@@ -203,10 +202,18 @@ func (c *Config) validateAddresses() []error {
 				"listen on 127.0.0.1, or say --insecure if everyone there may do everything", a.name, a.addr, a.listen))
 		}
 	}
-	if host, _, err := net.SplitHostPort(c.RaftAdvertise); err != nil || isUnspecified(host) {
+	advertised := c.RaftAdvertise
+	if advertised == "" {
+		advertised = c.RaftAddr
+	}
+	if host, _, err := net.SplitHostPort(advertised); err != nil || isUnspecified(host) {
 		errs = append(errs, fmt.Errorf("--raft-advertise is %q; others need a host and a port to connect to", c.RaftAdvertise))
 	}
-	for _, base := range append([]string{c.HTTPAdvertise}, c.Join...) {
+	bases := c.Join
+	if c.HTTPAdvertise != "" {
+		bases = append([]string{c.HTTPAdvertise}, bases...)
+	}
+	for _, base := range bases {
 		u, err := url.Parse(base)
 		switch {
 		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "":
@@ -225,7 +232,7 @@ func (c *Config) validateNumbers() []error {
 		"leader-lease-timeout": c.LeaderLeaseTimeout, "snapshot-check-interval": c.SnapshotInterval,
 		"request-timeout": c.RequestTimeout, "max-timeout": c.MaxTimeout, "shutdown-timeout": c.ShutdownTimeout,
 		"tick-interval": c.TickInterval, "poll-interval": c.PollInterval, "promote-after": c.PromoteAfter,
-		"log-write-limit": c.LogWriteLimit, "idempotency-retention": c.IdempotencyFor,
+		"log-write-limit": c.LogWriteLimit,
 	} {
 		if d < minTimeout {
 			errs = append(errs, fmt.Errorf("--%s is %v; at least %v", name, d, minTimeout))
@@ -243,7 +250,7 @@ func (c *Config) validateNumbers() []error {
 		"max-in-flight-bytes": {int64(c.MaxInFlightBytes), minInFlight}, "max-in-flight": {int64(c.MaxInFlight), 1},
 		"max-concurrent-reads": {int64(c.MaxReads), 1}, "max-concurrent-writes": {int64(c.MaxWrites), 1},
 		"max-concurrent-imports": {int64(c.MaxImports), 1}, "body-memory": {int64(c.BodyMemory), minBodyMemory},
-		"max-connections": {int64(c.MaxConnections), 128}, "idempotency-max-rows": {c.IdempotencyRows, 1},
+		"max-connections": {int64(c.MaxConnections), 128},
 	} {
 		if n[0] < n[1] {
 			errs = append(errs, fmt.Errorf("--%s is %d; at least %d", name, n[0], n[1]))

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/snipdb/snipdb/cluster/contract"
+	"github.com/snipdb/snipdb/storage"
+)
+
+// pressure says how near RocksDB is to slowing writes down, for the gate that
+// refuses writes before it does.
+func pressure(store *storage.Store) (float64, string) {
+	stats, err := stats(store)
+	if err != nil {
+		// A store that can't be asked is closing or broken; both have an answer
+		// of their own, and the gate is not it.
+		return 0, err.Error()
+	}
+	return stats.Pressure, fmt.Sprintf("stall %s, %d files in L0, %d bytes to compact, %d immutable memtables",
+		stats.Stall, stats.L0Files, stats.PendingBytes, stats.ImmutableMemtables)
+}
+
+// storageStatus is what the status shows of the storage.
+func storageStatus(store *storage.Store) (contract.StorageStatus, uint64, error) {
+	stats, err := stats(store)
+	if err != nil {
+		return contract.StorageStatus{}, 0, err
+	}
+	status := contract.StorageStatus{
+		Stall: stats.Stall, L0Files: stats.L0Files, MemtableBytes: stats.MemtableBytes,
+		BlockCacheBytes: stats.BlockCacheBytes, PendingBytes: stats.PendingBytes, BlobBytes: stats.BlobBytes,
+		LiveSSTBytes: stats.LiveSSTBytes, BackgroundErrors: stats.BackgroundErrors,
+		Options: map[string]contract.OptionValue{},
+	}
+	for name, option := range stats.Options {
+		status.Options[name] = contract.OptionValue{Value: option.Value, Source: option.Source}
+	}
+	return status, stats.LiveSSTBytes + stats.BlobBytes, nil
+}
+
+func stats(store *storage.Store) (storage.Stats, error) {
+	db, release := store.DB()
+	defer release()
+	return db.Stats()
+}
+
+// memoryShare of the limit may be used before writes are refused: what a
+// burst takes until the gate looks again must still fit.
+const memoryShare = 0.95
+
+// memoryGate returns the check whether the process holds nearly as much as it
+// may. The whole process counts: most of the memory is RocksDB's, of which
+// Go's runtime knows nothing.
+func memoryGate(limit uint64) func() (bool, string) {
+	if limit == 0 {
+		limit = memoryLimit()
+	}
+	if limit == 0 {
+		return nil
+	}
+	return func() (bool, string) {
+		held := residentBytes()
+		return float64(held) > memoryShare*float64(limit), fmt.Sprintf("the process holds %d bytes of %d", held, limit)
+	}
+}
+
+// memoryLimit is the container's limit, or nine tenths of the machine's memory.
+func memoryLimit() uint64 {
+	if text, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
+		if limit, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64); err == nil {
+			return limit
+		}
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return info.Totalram * uint64(info.Unit) / 10 * 9
+}
+
+// residentBytes is the process's resident set, 0 if the system does not say.
+func residentBytes() uint64 {
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	fields := bytes.Fields(text)
+	if len(fields) < 2 {
+		return 0
+	}
+	pages, err := strconv.ParseUint(string(fields[1]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return pages * uint64(os.Getpagesize())
+}
