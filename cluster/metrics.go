@@ -127,7 +127,6 @@ func nodeGauges(n *Node) []prometheus.Collector {
 			_, b := n.gates.inflight()
 			return float64(b)
 		}),
-		gauge("log_bytes", "Bytes of the Raft log.", func() float64 { return float64(n.logs.bytes()) }),
 		gauge("staleness_seconds", "How old the newest state is that this node knows to have been the newest; -1: not known.",
 			func() float64 { return n.reads.staleness() }),
 		gauge("members", "Members of the cluster, voters or not.", func() float64 { return float64(len(n.Members())) }),
