@@ -49,7 +49,7 @@ func openStopped(path string, options storage.Options, logger *slog.Logger) (_ *
 	if n.snapshots, err = snapshot.NewStore(n.dir.snapshots(), snapshot.Options{Logger: logger}); err != nil {
 		return n, err
 	}
-	if n.fsm, err = fsm.New(n.store, n.snapshots, fsm.Options{Logger: logger, Storage: options}); err != nil {
+	if n.fsm, err = fsm.New(n.store, n.snapshots, fsm.Options{Logger: logger}); err != nil {
 		return n, err
 	}
 	n.log, err = n.dir.openLog(n.logKind)
