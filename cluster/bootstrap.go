@@ -67,6 +67,15 @@ func (n *Node) bootstrapAlone(ctx context.Context) error {
 	return n.bootstrapRaft(ctx, self)
 }
 
+// pin makes this node a member of the cluster for ever, and hangs up on all others.
+func (n *Node) pin(cluster string, founder bool) error {
+	if err := n.identity.pin(cluster, founder); err != nil {
+		return err
+	}
+	n.mux.closeForeign()
+	return nil
+}
+
 // writeClaim makes the claim durable; from then on this node goes on with it
 // through any crash, until the first entry of the cluster is applied.
 func (n *Node) writeClaim(cluster string, servers []claimServer) error {
@@ -87,21 +96,54 @@ func (n *Node) bootstrapRaft(ctx context.Context, servers []claimServer) error {
 	if err := wait(ctx, r.BootstrapCluster(c)); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
 		return fmt.Errorf("cluster: bootstrap raft: %w", err)
 	}
-	n.electSelf()
+	n.electSelf(ctx)
 	return nil
 }
 
-// electSelf stands for election now instead of after the election timeout:
-// the one node of a new cluster that has a configuration need not wait for
-// a leader. It is the library's own "time out now", sent to ourselves.
-func (n *Node) electSelf() {
-	tr := n.transport.Load()
-	var resp raft.TimeoutNowResponse
-	req := raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax,
+// nudgedTransport lets this node put a request into its own Raft as if it had
+// come from another node. All else is the transport's.
+type nudgedTransport struct {
+	*transport
+	rpcs chan raft.RPC
+}
+
+func newNudgedTransport(tr *transport) *nudgedTransport {
+	return &nudgedTransport{transport: tr, rpcs: make(chan raft.RPC)}
+}
+
+// Consumer is where Raft takes its requests from.
+func (t *nudgedTransport) Consumer() <-chan raft.RPC { return t.rpcs }
+
+// run passes on what comes from the network. A request that is dropped at the
+// end gets its error from the transport, which is closed then.
+func (t *nudgedTransport) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case rpc := <-t.transport.Consumer():
+			select {
+			case t.rpcs <- rpc:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// electSelf stands for election now instead of after the election timeout, by
+// the library's own "time out now": the only node of a cluster, and the one
+// that has just formed a cluster, have no leader to wait for. It must not be
+// called in any other case: it skips the pre-vote.
+func (n *Node) electSelf(ctx context.Context) {
+	answer := make(chan raft.RPCResponse, 1)
+	request := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax,
 		ID: []byte(n.o.NodeID), Addr: []byte(n.mux.addr())}}
-	if err := tr.TimeoutNow(raft.ServerID(n.o.NodeID), raft.ServerAddress(n.mux.addr()), &req, &resp); err != nil {
-		// Nothing is lost: the timeout comes by itself.
-		n.log.Debug("could not stand for election at once", "error", err)
+	ctx, cancel := context.WithTimeout(ctx, n.o.ElectionTimeout)
+	defer cancel()
+	select {
+	case n.transport.Load().rpcs <- raft.RPC{Command: request, RespChan: answer}:
+	case <-ctx.Done(): // nothing is lost: the election timeout comes by itself
 	}
 }
 
@@ -160,7 +202,7 @@ func (n *Node) findOnce(ctx context.Context) (stage string, err error) {
 			return "joining", fmt.Errorf("cluster: this node belongs to cluster %s, the join addresses to %s: correct --join, or empty the data directory", pinned, cluster)
 		case pinned == "" && promised == cluster:
 			// The claim that this node agreed to has become a cluster.
-			return "forming the cluster", n.identity.pin(cluster, true)
+			return "forming the cluster", n.pin(cluster, true)
 		}
 		return "joining cluster " + cluster, n.join(ctx, cluster, member)
 	case pinned != "":
@@ -306,7 +348,7 @@ func (n *Node) acceptCluster(id string) error {
 	if promised, _ := n.promise.to(); promised != id {
 		return fmt.Errorf("cluster: this node did not agree to join cluster %s", id)
 	}
-	return n.identity.pin(id, true)
+	return n.pin(id, true)
 }
 
 // acceptUnnamed decides on a connection of a node that has no cluster while

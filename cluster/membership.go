@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	// upkeepEvery is how often a node checks that the cluster knows it.
-	upkeepEvery = time.Second
+	// upkeepEvery is how often a node checks that the cluster knows it, and
+	// upkeepSoon how often while it does not.
+	upkeepEvery, upkeepSoon = time.Second, 200 * time.Millisecond
 	// announceTimeout bounds one announcement; it may cost the leader two entries.
 	announceTimeout = 5 * time.Second
 	// pollTimeout bounds a question to all members: one that doesn't answer
@@ -92,9 +93,10 @@ func (n *Node) announceSoon() {
 // upkeep keeps the cluster's knowledge of this node right: its row, its
 // address; and it notices when this node is a member no more.
 func (n *Node) upkeep(ctx context.Context) {
-	t := time.NewTicker(upkeepEvery)
+	t := time.NewTimer(upkeepSoon)
 	defer t.Stop()
 	var heard time.Time // when this node last had a leader
+	next := upkeepSoon
 	for {
 		kicked := false
 		select {
@@ -103,6 +105,7 @@ func (n *Node) upkeep(ctx context.Context) {
 		case <-n.announce:
 			kicked = true
 		case <-t.C:
+			t.Reset(next)
 		}
 		r := n.raft.Load()
 		if r == nil {
@@ -110,7 +113,7 @@ func (n *Node) upkeep(ctx context.Context) {
 		}
 		n.finishFounding(ctx)
 		if r.State() == raft.Leader {
-			heard = time.Now()
+			heard, next = time.Now(), upkeepEvery
 			n.removed.Store(false)
 			continue
 		}
@@ -120,6 +123,9 @@ func (n *Node) upkeep(ctx context.Context) {
 		_, member := findServer(r, n.o.NodeID)
 		lost := !heard.IsZero() && time.Since(heard) > 3*n.o.ElectionTimeout
 		known := member && sameMember(n.memberRow(n.o.NodeID), n.ownMember())
+		if next = upkeepEvery; !known && !n.removed.Load() {
+			next = upkeepSoon
+		}
 		if kicked || lost || !known {
 			n.announceSelf(ctx, r)
 		}
@@ -185,7 +191,7 @@ func (n *Node) join(ctx context.Context, cluster string, members []contract.Iden
 			errs = append(errs, fmt.Errorf("cluster: node %s is of cluster %s, not of %s", m.NodeID, resp.ClusterID, cluster))
 			continue
 		}
-		if err := n.identity.pin(cluster, false); err != nil {
+		if err := n.pin(cluster, false); err != nil {
 			return err
 		}
 		n.log.Info("taken in by the cluster", "cluster", cluster, "by", m.NodeID)

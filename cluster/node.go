@@ -57,7 +57,7 @@ type Node struct {
 	// connections, so that a node whose data was wiped can't vote as if it
 	// still knew what it once acknowledged.
 	raft      atomic.Pointer[raft.Raft]
-	transport atomic.Pointer[transport]
+	transport atomic.Pointer[nudgedTransport]
 	startMu   sync.Mutex // serialises startRaft with itself and with Close
 
 	promise         promise      // to the node that forms the cluster
@@ -186,7 +186,9 @@ func (n *Node) start(ctx context.Context) error {
 		// A crash between the claim and the end of the bootstrap: go on with it.
 		err = n.bootstrapRaft(ctx, rec.Pending)
 	case hasState, rec.Founder:
-		err = n.startRaft()
+		if err = n.startRaft(); err == nil && n.alone() {
+			n.electSelf(ctx)
+		}
 	case len(n.o.Join) == 0:
 		err = n.bootstrapAlone(ctx)
 	default:
@@ -223,7 +225,7 @@ func (n *Node) startRaft() error {
 	if n.isClosing() {
 		return contract.ErrShutdown
 	}
-	tr := newTransport(n.mux, transportOptions{Timeout: 2 * n.o.HeartbeatTimeout, Logger: n.log})
+	tr := newNudgedTransport(newTransport(n.mux, transportOptions{Timeout: 2 * n.o.HeartbeatTimeout, Logger: n.log}))
 	cache, err := raft.NewLogCache(logCacheEntries, n.logs)
 	if err != nil {
 		return fmt.Errorf("cluster: log cache: %w", err)
@@ -235,11 +237,18 @@ func (n *Node) startRaft() error {
 	}
 	n.transport.Store(tr)
 	n.raft.Store(r)
+	n.goRun(tr.run)
 	n.goRun(n.lead)
 	n.goRun(n.props.watchTransfer)
 	n.goRun(n.keepSnapshots)
 	n.props.start()
 	return nil
+}
+
+// alone says whether this node is the only voter.
+func (n *Node) alone() bool {
+	r := n.raft.Load()
+	return suffrage(r, n.o.NodeID) == raft.Voter && n.otherVoters(r) == 0
 }
 
 // raftConfig is the library's configuration; each line that differs from its

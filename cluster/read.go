@@ -91,11 +91,12 @@ type readGate struct {
 	n    *Node
 	wake chan struct{}
 
-	mu     sync.Mutex // guards next, closed, polls, newest
+	mu     sync.Mutex // guards what follows, but not quorum
 	next   *round     // not started; nil if nobody waits
 	closed bool
 	polls  []poll // whose index is not applied yet, oldest first
 	newest poll   // the newest whose index is applied
+	rounds uint64 // asked since the start
 
 	quorum quorum
 }
@@ -128,6 +129,9 @@ func (g *readGate) run(ctx context.Context) {
 		g.mu.Lock()
 		r := g.next
 		g.next = nil // from here on, who comes joins the next one
+		if r != nil {
+			g.rounds++
+		}
 		g.mu.Unlock()
 		if r != nil {
 			g.ask(ctx, r)

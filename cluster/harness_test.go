@@ -1,0 +1,591 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"go.uber.org/goleak"
+
+	"github.com/snipdb/snipdb/cluster/contract"
+	"github.com/snipdb/snipdb/fsm/command"
+)
+
+// waitLimit bounds every wait for something that should happen; it is long
+// because the race detector and other packages share two cores.
+const waitLimit = 30 * time.Second
+
+// machine is a state machine in memory: documents with the index of their
+// last change. It outlives its node, as RocksDB's files would.
+type machine struct {
+	mu        sync.Mutex
+	changed   *sync.Cond
+	s         machineState
+	restoring bool
+	restores  int
+	hold      chan struct{}       // Apply waits while it is not nil and not closed
+	conflicts []string            // two changes of a document in one entry
+	entries   map[uint64][]string // index -> documents of the entry
+}
+
+type machineState struct {
+	Index, Term uint64
+	Cluster     string
+	Clock       int64
+	TickTerm    uint64
+	Members     map[string]*command.Member
+	Docs        map[string]uint64
+	Titles      map[string]string
+	Changes     int
+}
+
+func newMachine() *machine {
+	m := &machine{entries: map[uint64][]string{}}
+	m.changed = sync.NewCond(&m.mu)
+	m.s.Members, m.s.Docs, m.s.Titles = map[string]*command.Member{}, map[string]uint64{}, map[string]string{}
+	return m
+}
+
+func (m *machine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0] }
+
+func (m *machine) ApplyBatch(logs []*raft.Log) []any {
+	m.mu.Lock()
+	hold := m.hold
+	m.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]any, len(logs))
+	for i, l := range logs {
+		if l.Index <= m.s.Index {
+			continue
+		}
+		if l.Type == raft.LogCommand {
+			e, err := command.Decode(l.Data)
+			if err != nil {
+				panic(err)
+			}
+			results := []*command.Result{}
+			for _, c := range e.GetCommands() {
+				results = append(results, m.execute(l, c))
+			}
+			out[i] = results
+		}
+		m.s.Index, m.s.Term = l.Index, l.Term
+	}
+	m.changed.Broadcast()
+	return out
+}
+
+func (m *machine) execute(l *raft.Log, c *command.Command) *command.Result {
+	m.s.Clock = max(m.s.Clock, c.GetProposedMs())
+	res := &command.Result{Outcome: command.Outcome_DONE, Index: l.Index, Term: l.Term}
+	switch op := c.GetOp().(type) {
+	case *command.Command_InitCluster:
+		if m.s.Cluster == "" {
+			m.s.Cluster = op.InitCluster.GetClusterId()
+		}
+	case *command.Command_Tick:
+		m.s.TickTerm = max(m.s.TickTerm, op.Tick.GetTerm())
+	case *command.Command_SetMember:
+		m.s.Members[op.SetMember.GetMember().GetNodeId()] = op.SetMember.GetMember()
+	case *command.Command_RemoveMember:
+		delete(m.s.Members, op.RemoveMember.GetNodeId())
+	case *command.Command_Mutation:
+		d := op.Mutation.GetPutDocument()
+		if m.s.Docs[d.GetId()] == l.Index {
+			m.conflicts = append(m.conflicts, fmt.Sprintf("%s twice at %d", d.GetId(), l.Index))
+		}
+		m.s.Docs[d.GetId()], m.s.Titles[d.GetId()] = l.Index, d.GetTitle()
+		m.s.Changes++
+		m.entries[l.Index] = append(m.entries[l.Index], d.GetId())
+		res.Outcome = command.Outcome_UPDATED
+		res.Document = &command.ResultDocument{Id: d.GetId(), Revision: l.Index}
+	}
+	return res
+}
+
+type machineSnapshot []byte
+
+func (s machineSnapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := sink.Write(s); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+func (s machineSnapshot) Release() {}
+
+func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b, err := json.Marshal(m.s)
+	return machineSnapshot(b), err
+}
+
+func (m *machine) Restore(rc io.ReadCloser) error {
+	m.mu.Lock()
+	m.restoring = true
+	m.mu.Unlock()
+	var s machineState
+	err := json.NewDecoder(rc).Decode(&s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil {
+		m.s = s
+	}
+	m.restoring, m.restores = false, m.restores+1
+	m.changed.Broadcast()
+	return err
+}
+
+func (m *machine) Applied() (uint64, uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.s.Index, m.s.Term
+}
+
+func (m *machine) WaitApplied(ctx context.Context, index uint64) error {
+	stop := context.AfterFunc(ctx, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.changed.Broadcast()
+	})
+	defer stop()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for m.s.Index < index {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		m.changed.Wait()
+	}
+	return nil
+}
+
+func (m *machine) get(f func(s *machineState)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f(&m.s)
+}
+
+func (m *machine) ClusterID() (id string) {
+	m.get(func(s *machineState) { id = s.Cluster })
+	return id
+}
+
+func (m *machine) ClockMs() (ms int64) {
+	m.get(func(s *machineState) { ms = s.Clock })
+	return ms
+}
+
+func (m *machine) TickTerm() (t uint64) {
+	m.get(func(s *machineState) { t = s.TickTerm })
+	return t
+}
+
+func (m *machine) Members() (out []*command.Member) {
+	m.get(func(s *machineState) { out = slices.Collect(maps.Values(s.Members)) })
+	return out
+}
+
+func (m *machine) Restoring() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.restoring
+}
+
+func (m *machine) title(id string) (t string) {
+	m.get(func(s *machineState) { t = s.Titles[id] })
+	return t
+}
+
+// setHold makes Apply wait until the returned function is called.
+func (m *machine) setHold() (release func()) {
+	ch := make(chan struct{})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hold = ch
+	return sync.OnceFunc(func() {
+		m.mu.Lock()
+		m.hold = nil
+		m.mu.Unlock()
+		close(ch)
+	})
+}
+
+// put is a command that sets a document's title.
+func put(id, title string) *command.Command {
+	return &command.Command{Op: &command.Command_Mutation{Mutation: &command.Mutation{Collection: "c",
+		Op: &command.Mutation_PutDocument{PutDocument: &command.PutDocument{Id: id, Title: title}}}}}
+}
+
+// proxy is the way into one node: it knows from the handshake which node
+// dials, so that each direction of each pair can be cut.
+type proxy struct {
+	node     string
+	net      *network
+	listener net.Listener
+	mu       sync.Mutex
+	target   string
+	conns    map[net.Conn]string // -> the node that dialled
+	wg       sync.WaitGroup
+}
+
+// network holds what is cut: "from>to".
+type network struct {
+	mu    sync.Mutex
+	cut   map[string]bool
+	nodes map[string]*proxy
+}
+
+func (w *network) isCut(from, to string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cut[from+">"+to]
+}
+
+// isolate cuts a node off in both directions, or lets it back.
+func (w *network) isolate(id string, off bool) {
+	w.mu.Lock()
+	for other := range w.nodes {
+		if other != id {
+			w.cut[id+">"+other], w.cut[other+">"+id] = off, off
+		}
+	}
+	proxies := slices.Collect(maps.Values(w.nodes))
+	w.mu.Unlock()
+	for _, p := range proxies {
+		p.hangUp(func(from string) bool { return w.isCut(from, p.node) })
+	}
+}
+
+func (p *proxy) hangUp(which func(from string) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c, from := range p.conns {
+		if which(from) {
+			_ = c.Close()
+		}
+	}
+}
+
+func newProxy(t *testing.T, w *network, node string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{node: node, net: w, listener: l, conns: map[net.Conn]string{}}
+	p.wg.Go(p.accept)
+	w.mu.Lock()
+	w.nodes[node] = p
+	w.mu.Unlock()
+	return p
+}
+
+func (p *proxy) accept() {
+	for {
+		c, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.wg.Go(func() { p.pass(c) })
+	}
+}
+
+func (p *proxy) close() {
+	_ = p.listener.Close()
+	p.setTarget("")
+	p.hangUp(func(string) bool { return true })
+	p.wg.Wait()
+}
+
+func (p *proxy) setTarget(addr string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = addr
+}
+
+// pass reads the hello, and then carries bytes until either end or the
+// network closes.
+func (p *proxy) pass(in net.Conn) {
+	defer in.Close()
+	_ = in.SetReadDeadline(time.Now().Add(5 * time.Second))
+	h, err := readHello(in)
+	_ = in.SetReadDeadline(time.Time{})
+	if err != nil || p.net.isCut(h.From, p.node) {
+		return
+	}
+	p.mu.Lock()
+	target := p.target
+	if target == "" {
+		p.mu.Unlock()
+		return
+	}
+	p.conns[in] = h.From
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.conns, in)
+		p.mu.Unlock()
+	}()
+	out, err := net.Dial("tcp", target)
+	if err != nil {
+		return
+	}
+	defer out.Close()
+	frame, err := h.encode()
+	if err != nil {
+		return
+	}
+	if _, err := out.Write(frame); err != nil {
+		return
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = io.Copy(out, in); _ = out.Close() })
+	_, _ = io.Copy(in, out)
+	_ = in.Close()
+	wg.Wait()
+}
+
+// testNode is one node with what outlives its process.
+type testNode struct {
+	id    string
+	dir   string
+	sm    *machine
+	proxy *proxy
+	*Node
+}
+
+// testCluster is a network of nodes in this process.
+type testCluster struct {
+	t     *testing.T
+	net   *network
+	nodes map[string]*testNode
+	mu    sync.Mutex // guards running, which Discover reads
+	up    map[string]*Node
+	opts  func(id string, o *Options)
+	parts func(id string, p *Parts)
+}
+
+func newTestCluster(t *testing.T) *testCluster {
+	t.Helper()
+	ignore := goleak.IgnoreCurrent()
+	c := &testCluster{t: t, net: &network{cut: map[string]bool{}, nodes: map[string]*proxy{}},
+		nodes: map[string]*testNode{}, up: map[string]*Node{}}
+	t.Cleanup(func() {
+		for _, n := range c.nodes {
+			c.stop(n.id)
+			n.proxy.close()
+		}
+		goleak.VerifyNone(t, ignore)
+	})
+	return c
+}
+
+// testLog shows the nodes' logs of a failed test.
+func testLog(t *testing.T) *slog.Logger {
+	if os.Getenv("CLUSTER_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func testOptions(id, dir string) Options {
+	o := DefaultOptions()
+	o.NodeID, o.DataDir, o.RaftAddr, o.HTTPAdvertise, o.Version = id, dir, "127.0.0.1:0", "http://"+id, "test"
+	o.HeartbeatTimeout, o.ElectionTimeout, o.LeaderLease = 600*time.Millisecond, 600*time.Millisecond, 500*time.Millisecond
+	o.CommitTimeout, o.PollInterval, o.PromoteAfter = 10*time.Millisecond, 50*time.Millisecond, 200*time.Millisecond
+	o.SnapshotCheck = 50 * time.Millisecond
+	return o
+}
+
+// start opens a node; expect and join are its flags.
+func (c *testCluster) start(id string, expect int, join ...string) *testNode {
+	c.t.Helper()
+	n, err := c.open(id, expect, join...)
+	if err != nil {
+		c.t.Fatalf("open %s: %v", id, err)
+	}
+	return n
+}
+
+func (c *testCluster) open(id string, expect int, join ...string) (*testNode, error) {
+	c.t.Helper()
+	tn := c.nodes[id]
+	if tn == nil {
+		tn = &testNode{id: id, dir: c.t.TempDir(), sm: newMachine(), proxy: newProxy(c.t, c.net, id)}
+		c.nodes[id] = tn
+	}
+	o := testOptions(id, tn.dir)
+	o.RaftAdvertise, o.BootstrapExpect, o.Logger = tn.proxy.listener.Addr().String(), expect, testLog(c.t)
+	for _, j := range join {
+		o.Join = append(o.Join, "test://"+j)
+	}
+	o.Fatal = func(err error) { c.t.Errorf("node %s: fatal: %v", id, err) }
+	if c.opts != nil {
+		c.opts(id, &o)
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(tn.dir, 1, hclog.NewNullLogger())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	log, err := OpenBoltLog(filepath.Join(tn.dir, "log.db"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	p := Parts{StateMachine: tn.sm, Snapshots: snaps, Log: log, Discover: c.discover}
+	if c.parts != nil {
+		c.parts(id, &p)
+	}
+	node, err := Open(c.t.Context(), o, p)
+	if err != nil {
+		return nil, err
+	}
+	tn.Node = node
+	tn.proxy.setTarget(node.mux.listener.Addr().String())
+	c.mu.Lock()
+	c.up[id] = node
+	c.mu.Unlock()
+	return tn, nil
+}
+
+// stop closes a node; its directory and its state machine stay.
+func (c *testCluster) stop(id string) {
+	c.t.Helper()
+	c.mu.Lock()
+	node := c.up[id]
+	delete(c.up, id)
+	c.mu.Unlock()
+	if node == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	if err := node.Close(ctx); err != nil {
+		c.t.Errorf("close %s: %v", id, err)
+	}
+	c.nodes[id].proxy.setTarget("")
+}
+
+// wipe empties a stopped node's directory and state.
+func (c *testCluster) wipe(id string) {
+	c.t.Helper()
+	tn := c.nodes[id]
+	if err := os.RemoveAll(tn.dir); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.Mkdir(tn.dir, 0o700); err != nil {
+		c.t.Fatal(err)
+	}
+	tn.sm = newMachine()
+}
+
+func (c *testCluster) discover(_ context.Context, url string) (contract.Identity, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	node := c.up[url[len("test://"):]]
+	if node == nil {
+		return contract.Identity{}, fmt.Errorf("%s does not answer", url)
+	}
+	return node.Identity(), nil
+}
+
+// three starts a cluster of three with the same command line, and waits until
+// all are ready.
+func (c *testCluster) three() {
+	c.t.Helper()
+	for _, id := range []string{"n1", "n2", "n3"} {
+		c.start(id, 3, "n1", "n2", "n3")
+	}
+	c.allReady()
+}
+
+func (c *testCluster) running() []*testNode {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []*testNode
+	for _, id := range slices.Sorted(maps.Keys(c.up)) {
+		out = append(out, c.nodes[id])
+	}
+	return out
+}
+
+func (c *testCluster) allReady() {
+	c.t.Helper()
+	for _, n := range c.running() {
+		eventually(c.t, n.id+" is ready", func() error { return n.Ready() })
+	}
+}
+
+// leader waits for a leader that is ready, among the nodes of which ok.
+func (c *testCluster) leader(not ...string) *testNode {
+	c.t.Helper()
+	var leader *testNode
+	eventually(c.t, "a leader", func() error {
+		for _, n := range c.running() {
+			if n.Leader().Self && n.Ready() == nil && !slices.Contains(not, n.id) {
+				leader = n
+				return nil
+			}
+		}
+		return errors.New("no leader")
+	})
+	return leader
+}
+
+func (c *testCluster) follower() *testNode {
+	c.t.Helper()
+	leader := c.leader()
+	for _, n := range c.running() {
+		if n.id != leader.id {
+			return n
+		}
+	}
+	c.t.Fatal("no follower")
+	return nil
+}
+
+// eventually polls until f returns nil.
+func eventually(t *testing.T, what string, f func() error) {
+	t.Helper()
+	deadline := time.Now().Add(waitLimit)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v: %v", what, waitLimit, err)
+		}
+		<-tick.C
+	}
+}
+
+// write proposes until it is applied: the caller doesn't care about elections.
+func (c *testCluster) write(id, title string) *command.Result {
+	c.t.Helper()
+	var res *command.Result
+	eventually(c.t, "write "+id, func() (err error) {
+		res, err = c.leader().Propose(c.t.Context(), put(id, title))
+		return err
+	})
+	return res
+}
