@@ -39,48 +39,60 @@ const (
 	pollEvery = 20 * time.Millisecond
 )
 
-var binaries struct {
-	once sync.Once
-	dir  string
-	err  error
+// commands are what can be built; how is in the environment of each. snipctl
+// is pure Go, and is built so.
+var commands = map[string]string{"snipdb": "CGO_ENABLED=1", "snipctl": "CGO_ENABLED=0"}
+
+// built are the binaries of this test process.
+var built struct {
+	mu    sync.Mutex // guards what follows, and is held while one is built
+	dir   string
+	paths map[string]string
 }
 
 // Main runs the tests of a package and removes the binaries afterwards. Use it
 // as `func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }`.
 func Main(m *testing.M) int {
 	code := m.Run()
-	if binaries.dir != "" {
-		_ = os.RemoveAll(binaries.dir)
+	if built.dir != "" {
+		_ = os.RemoveAll(built.dir)
 	}
 	return code
 }
 
-// Binary builds the commands, once for each test process, and returns the path
-// of one: "snipdb" or "snipctl".
+// Binary builds a command, once for each test process, and returns its path:
+// "snipdb" or "snipctl".
 func Binary(tb testing.TB, name string) string {
 	tb.Helper()
-	binaries.once.Do(func() { binaries.dir, binaries.err = build() })
-	if binaries.err != nil {
-		tb.Fatal(binaries.err)
+	built.mu.Lock()
+	defer built.mu.Unlock()
+	if path := built.paths[name]; path != "" {
+		return path
 	}
-	return filepath.Join(binaries.dir, name)
+	path, err := build(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	built.paths[name] = path
+	return path
 }
 
-func build() (string, error) {
-	dir, err := os.MkdirTemp("", "snipdb-bin-")
-	if err != nil {
-		return "", fmt.Errorf("proctest: %w", err)
+func build(name string) (string, error) {
+	if built.dir == "" {
+		dir, err := os.MkdirTemp("", "snipdb-bin-")
+		if err != nil {
+			return "", fmt.Errorf("proctest: %w", err)
+		}
+		built.dir, built.paths = dir, map[string]string{}
 	}
 	_, file, _, _ := runtime.Caller(0)
-	root := filepath.Join(filepath.Dir(file), "..", "..")
-	for name, env := range map[string]string{"snipdb": "CGO_ENABLED=1", "snipctl": "CGO_ENABLED=0"} {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "./cmd/"+name)
-		cmd.Dir, cmd.Env = root, append(os.Environ(), env)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return dir, fmt.Errorf("proctest: build %s: %w\n%s", name, err, out)
-		}
+	path := filepath.Join(built.dir, name)
+	cmd := exec.Command("go", "build", "-o", path, "./cmd/"+name)
+	cmd.Dir, cmd.Env = filepath.Join(filepath.Dir(file), "..", ".."), append(os.Environ(), commands[name])
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("proctest: build %s: %w\n%s", name, err, out)
 	}
-	return dir, nil
+	return path, nil
 }
 
 // Options say what cluster to start. The zero value is three voters with the
