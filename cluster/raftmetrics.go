@@ -24,6 +24,8 @@ type raftMetricKind int
 const (
 	raftCounter raftMetricKind = iota
 	raftGauge
+	// raftGaugeMillis is a gauge in milliseconds, shown in seconds.
+	raftGaugeMillis
 	// raftMillis is a sample in milliseconds, shown in seconds.
 	raftMillis
 	// raftCount is a sample of a number.
@@ -53,8 +55,8 @@ var raftMetrics = []raftMetric{
 	{key: "raft.transition.leader_lease_timeout", name: "lease_timeouts_total", kind: raftCounter, help: "Times this leader stepped down because it heard no quorum."},
 	{key: "raft.apply", name: "proposed_entries_total", kind: raftCounter, help: "Entries proposed on this node."},
 	{key: "raft.peers", name: "servers", kind: raftGauge, help: "Servers in the Raft configuration, as the leader sees it."},
-	{key: "raft.leader.oldestLogAge", name: "oldest_log_age_ms", kind: raftGauge, help: "Age of the oldest entry in the leader's log."},
-	{key: "raft.fsm.lastRestoreDuration", name: "last_restore_ms", kind: raftGauge, help: "Time of the last restore of a snapshot."},
+	{key: "raft.leader.oldestLogAge", name: "oldest_log_age_seconds", kind: raftGaugeMillis, help: "Age of the oldest entry in the leader's log."},
+	{key: "raft.fsm.lastRestoreDuration", name: "last_restore_seconds", kind: raftGaugeMillis, help: "Time of the last restore of a snapshot."},
 	{key: "raft.leader.lastContact", name: "leader_last_contact_seconds", kind: raftMillis, help: "Time since a quorum was last in touch with the leader."},
 	{key: "raft.commitTime", name: "commit_seconds", kind: raftMillis, help: "Time from dispatch to commit of an entry on the leader."},
 	{key: "raft.leader.dispatchLog", name: "dispatch_seconds", kind: raftMillis, help: "Time in which the leader writes entries to its log."},
@@ -77,8 +79,14 @@ var raftMetrics = []raftMetric{
 // raftBridge is the sink of one registry.
 type raftBridge struct {
 	counters map[string]prometheus.Counter
-	gauges   map[string]prometheus.Gauge
+	gauges   map[string]raftGaugeOf
 	samples  map[string]raftSample
+}
+
+// raftGaugeOf divides by unit what raft reports.
+type raftGaugeOf struct {
+	prometheus.Gauge
+	unit float64
 }
 
 type raftSample struct {
@@ -150,7 +158,7 @@ func changeRaftSinks(f func([]*raftBridge) []*raftBridge) {
 }
 
 func newRaftBridge() (*raftBridge, []prometheus.Collector) {
-	b := &raftBridge{counters: map[string]prometheus.Counter{}, gauges: map[string]prometheus.Gauge{}, samples: map[string]raftSample{}}
+	b := &raftBridge{counters: map[string]prometheus.Counter{}, gauges: map[string]raftGaugeOf{}, samples: map[string]raftSample{}}
 	var collectors []prometheus.Collector
 	for _, row := range raftMetrics {
 		name := "snipdb_cluster_raft_" + row.name
@@ -159,10 +167,13 @@ func newRaftBridge() (*raftBridge, []prometheus.Collector) {
 			c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: row.help})
 			b.counters[row.key] = c
 			collectors = append(collectors, c)
-		case raftGauge:
-			g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: row.help})
+		case raftGauge, raftGaugeMillis:
+			g := raftGaugeOf{Gauge: prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: row.help}), unit: 1}
+			if row.kind == raftGaugeMillis {
+				g.unit = 1000
+			}
 			b.gauges[row.key] = g
-			collectors = append(collectors, g)
+			collectors = append(collectors, g.Gauge)
 		default:
 			sample, c := newRaftSample(row, name)
 			b.samples[row.key] = sample
@@ -231,7 +242,7 @@ func (globalRaftSink) SetGaugeWithLabels(key []string, val float32, _ []gometric
 	name := strings.Join(key, ".")
 	eachRaftBridge(func(b *raftBridge) {
 		if g, ok := b.gauges[name]; ok {
-			g.Set(float64(val))
+			g.Set(float64(val) / g.unit)
 		}
 	})
 }

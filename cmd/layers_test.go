@@ -47,6 +47,9 @@ var mayImport = map[string][]string{
 
 	"httpapi/client": {"httpapi/wire"},
 
+	// The conformance suite of log stores; tests alone import it.
+	"cluster/logtest": {},
+
 	// Starts the built binaries for tests and talks HTTP to them.
 	"cmd/proctest": {"httpapi/wire"},
 
@@ -62,6 +65,7 @@ var mayImport = map[string][]string{
 // counts as well.
 var foreign = map[string][]string{
 	"fsm/command":        {"google.golang.org/protobuf/"},
+	"cluster/logtest":    {"github.com/hashicorp/raft"},
 	"storage":            {"github.com/linxGnu/grocksdb", "google.golang.org/protobuf/", "github.com/prometheus/client_golang/", "golang.org/x/sys/"},
 	"storage/contention": {"github.com/linxGnu/grocksdb"},
 	"fsm/snapshot":       {"github.com/hashicorp/raft", "github.com/prometheus/client_golang/", "golang.org/x/sys/"},
