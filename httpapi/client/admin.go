@@ -1,0 +1,99 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"github.com/snipdb/snipdb/httpapi/wire"
+)
+
+// Status returns the cluster as one node sees it: any, or that of OnEndpoint.
+func (c *Client) Status(ctx context.Context, opts ...ReadOption) (*wire.Status, Meta, error) {
+	return ask[wire.Status](ctx, c, http.MethodGet, path("cluster", "status"), opts)
+}
+
+// Members returns the members of the cluster as one node knows them.
+func (c *Client) Members(ctx context.Context, opts ...ReadOption) (*wire.MemberList, Meta, error) {
+	list, meta, err := ask[wire.MemberList](ctx, c, http.MethodGet, path("cluster", "members"), opts)
+	if err == nil {
+		c.core.pool.learnMembers(list.Items)
+	}
+	return list, meta, err
+}
+
+// Identity asks one node who it is.
+func (c *Client) Identity(ctx context.Context, endpoint string) (*wire.Identity, Meta, error) {
+	return ask[wire.Identity](ctx, c, http.MethodGet, path("cluster", "identity"), []ReadOption{OnEndpoint(endpoint)})
+}
+
+// AddMember adds a node. Like all changes of the membership it carries no
+// idempotency key, so it is not repeated once it may have been applied.
+func (c *Client) AddMember(ctx context.Context, in wire.MemberInput, opts ...WriteOption) (Meta, error) {
+	_, meta, err := change[json.RawMessage](ctx, c, http.MethodPost, path("cluster", "members"), in, opts)
+	return meta, err
+}
+
+// RemoveMember removes the node with that id.
+func (c *Client) RemoveMember(ctx context.Context, id string, opts ...WriteOption) (Meta, error) {
+	_, meta, err := change[json.RawMessage](ctx, c, http.MethodDelete, path("cluster", "members", id), nil, opts)
+	return meta, err
+}
+
+// PromoteMember makes a learner a voter.
+func (c *Client) PromoteMember(ctx context.Context, id string, opts ...WriteOption) (Meta, error) {
+	_, meta, err := change[json.RawMessage](ctx, c, http.MethodPost, path("cluster", "members", id, "promote"), nil, opts)
+	return meta, err
+}
+
+// TransferLeader hands the leadership to the member named, or, if to is
+// empty, to the one that the leader chooses.
+func (c *Client) TransferLeader(ctx context.Context, to string, opts ...WriteOption) (*wire.TransferResult, Meta, error) {
+	out, meta, err := change[wire.TransferResult](ctx, c, http.MethodPost, path("cluster", "transfer-leader"), wire.TransferInput{To: to}, opts)
+	if err == nil {
+		c.core.pool.leaderIs(out.Leader)
+	}
+	return out, meta, err
+}
+
+// Snapshot makes one node take a snapshot; an empty endpoint means any node.
+func (c *Client) Snapshot(ctx context.Context, endpoint string) (*wire.SnapshotResult, Meta, error) {
+	r := &request{method: http.MethodPost, path: path("cluster", "snapshot"), kind: kindNode, pin: endpoint}
+	return call[wire.SnapshotResult](ctx, c, r)
+}
+
+// Limits returns the rate limits of the cluster.
+func (c *Client) Limits(ctx context.Context, opts ...ReadOption) (*wire.Limits, Meta, error) {
+	return ask[wire.Limits](ctx, c, http.MethodGet, path("cluster", "limits"), opts)
+}
+
+// SetLimits replaces the rate limits of the cluster.
+func (c *Client) SetLimits(ctx context.Context, in wire.Limits, opts ...WriteOption) (*wire.Limits, Meta, error) {
+	return write[wire.Limits](ctx, c, http.MethodPut, path("cluster", "limits"), in, opts)
+}
+
+// Ready asks one node whether it can serve. A node that answers "no" is an
+// answer, not an error: see Ready.Status and Ready.Reason. The node is asked once.
+func (c *Client) Ready(ctx context.Context, endpoint string) (*wire.Ready, Meta, error) {
+	r := &request{method: http.MethodGet, path: "/readyz", kind: kindNode, pin: endpoint, once: true, also: http.StatusServiceUnavailable}
+	return call[wire.Ready](ctx, c, r)
+}
+
+// NodeMetrics returns the metrics of one node in Prometheus' text format.
+func (c *Client) NodeMetrics(ctx context.Context, endpoint string) ([]byte, Meta, error) {
+	return c.raw(ctx, "/metrics", endpoint)
+}
+
+// OpenAPI returns a node's description of the API; an empty endpoint means any node.
+func (c *Client) OpenAPI(ctx context.Context, endpoint string) ([]byte, Meta, error) {
+	return c.raw(ctx, "/openapi.json", endpoint)
+}
+
+func (c *Client) raw(ctx context.Context, path, endpoint string) ([]byte, Meta, error) {
+	r := &request{method: http.MethodGet, path: path, kind: kindNode, pin: endpoint}
+	a, meta, err := c.core.do(ctx, c.session, r)
+	if err != nil {
+		return nil, meta, err
+	}
+	return a.body, meta, nil
+}
