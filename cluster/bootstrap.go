@@ -200,8 +200,9 @@ func (n *Node) findOnce(ctx context.Context) (stage string, err error) {
 		switch {
 		case pinned != "" && pinned != cluster:
 			return "joining", fmt.Errorf("cluster: this node belongs to cluster %s, the join addresses to %s: correct --join, or empty the data directory", pinned, cluster)
-		case pinned == "" && promised == cluster:
-			// The claim that this node agreed to has become a cluster.
+		case promised == cluster:
+			// The claim that this node agreed to has become a cluster. To ask to
+			// be taken in would cost this node the vote that it has already.
 			return "forming the cluster", n.pin(cluster, true)
 		}
 		return "joining cluster " + cluster, n.join(ctx, cluster, member)
