@@ -49,6 +49,10 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 	s.at, s.sys = now.at, now.sys
 	db, release := f.store.DB()
 	defer release()
+	if db == nil {
+		f.fail(fmt.Errorf("fsm: apply: the store was closed under Raft: %w", ErrClosed))
+		return answers
+	}
 	s.db = db
 	defer s.drop()
 	if err := s.apply(logs, answers); err != nil {

@@ -40,9 +40,6 @@ type Options struct {
 	// server: the node would fall silent while it still votes. nil logs the
 	// error and ends the process with status 1.
 	Fatal func(error)
-	// Storage is how received checkpoints are opened for verification; the zero
-	// value means storage.DefaultOptions().
-	Storage storage.Options
 }
 
 // FSM implements raft.BatchingFSM on a storage.Store. Raft calls Apply,
@@ -103,9 +100,6 @@ func New(store *storage.Store, snaps *snapshot.Store, o Options) (*FSM, error) {
 			log.Error("the state machine can't go on; this process stops so that it does not diverge", "error", err)
 			os.Exit(1)
 		}
-	}
-	if o.Storage.Profile == "" {
-		o.Storage = storage.DefaultOptions()
 	}
 	f := &FSM{store: store, snaps: snaps, o: o, log: log, rules: formatRules()}
 	var err error

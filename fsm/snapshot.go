@@ -47,6 +47,9 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 	dir := f.snaps.Scratch()
 	db, release := f.store.DB()
 	defer release()
+	if db == nil {
+		return nil, fmt.Errorf("fsm: snapshot: %w", ErrClosed)
+	}
 	if err := db.Checkpoint(dir); err != nil {
 		f.metrics.snapshotFailures.Inc()
 		return nil, errors.Join(fmt.Errorf("fsm: snapshot at index %d: %w", now.at.Index, err), os.RemoveAll(dir))
@@ -128,7 +131,7 @@ func (f *FSM) install(source io.ReadCloser) (meta snapshot.Meta, err error) {
 	if meta, err = snapshot.Materialize(source, scratch, mine); err != nil {
 		return meta, err
 	}
-	at, clusterID, err := storage.VerifyCheckpoint(scratch, f.o.Storage)
+	at, clusterID, err := f.peek(scratch)
 	if err != nil {
 		return meta, err
 	}
@@ -147,20 +150,51 @@ func (f *FSM) install(source io.ReadCloser) (meta snapshot.Meta, err error) {
 	return meta, nil
 }
 
+// peek reads what the files in a directory are of. Only those rows are read
+// here: Store.Install reads all of them, and there is no need to do it twice.
+func (f *FSM) peek(dir string) (at storage.Position, clusterID string, err error) {
+	// Memory of its own, so that the live database's cache is left alone.
+	shared, err := storage.NewShared(storage.Options{Profile: storage.Small})
+	if err != nil {
+		return at, "", err
+	}
+	defer shared.Close()
+	db, err := storage.Open(dir, storage.Options{Profile: storage.Small, ReadOnly: true, Logger: f.o.Logger}, shared)
+	if err != nil {
+		return at, "", err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	view, err := db.View()
+	if err != nil {
+		return at, "", err
+	}
+	defer view.Close()
+	id, err := view.System(clusterKey)
+	return view.Position(), string(id), err
+}
+
 // adopt publishes the installed state. Its position is the snapshot's: the
 // entries between what it applied last and the snapshot's index were none that
 // reach a state machine (barriers).
 func (f *FSM) adopt(meta snapshot.Meta) error {
 	want := storage.Position{Index: meta.Index, Term: meta.Term}
 	if f.store.Position() != want {
-		db, release := f.store.DB()
-		defer release()
-		b := db.NewBatch()
-		defer b.Destroy()
-		if err := db.Commit(b, want); err != nil {
+		if err := f.moveTo(want); err != nil {
 			return err
 		}
 	}
 	f.delivered = meta.Index
 	return f.reload()
+}
+
+// moveTo commits a position without any change.
+func (f *FSM) moveTo(at storage.Position) error {
+	db, release := f.store.DB()
+	defer release()
+	if db == nil {
+		return ErrClosed
+	}
+	b := db.NewBatch()
+	defer b.Destroy()
+	return db.Commit(b, at)
 }
