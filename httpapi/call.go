@@ -66,6 +66,9 @@ func (s *Server) handler(r *route) gin.HandlerFunc {
 // serve passes the gates, reads the body and calls the route.
 func (c *call) serve() (*reply, error) {
 	r := c.route
+	if r == &noRoute || r == &noMethod {
+		return r.Plain(c) // whatever else is wrong with the request does not matter
+	}
 	if err := c.s.reserved(c); err != nil {
 		return nil, err
 	}

@@ -116,6 +116,11 @@ func (c *call) startStream(contentType string, revision uint64) {
 	c.setHeaders()
 	h := c.g.Writer.Header()
 	h.Set("Content-Type", contentType)
+	if c.route.Stream != nil {
+		// An import may end before its body. With full duplex, net/http would
+		// take what is left of the body for the next request.
+		h.Set("Connection", "close")
+	}
 	if revision != 0 {
 		h.Set("ETag", etag(revision))
 	}

@@ -147,6 +147,7 @@ var forwardedHeaders = []string{"Content-Type", "Accept", "If-Match", "If-None-M
 func (c *call) roundTrip(leader contract.LeaderInfo, body io.Reader, length int64) (*http.Response, error) {
 	target, err := c.leaderURL(leader)
 	if err != nil {
+		closeBody(body)
 		return nil, err
 	}
 	var connected atomic.Bool
@@ -158,6 +159,7 @@ func (c *call) roundTrip(leader contract.LeaderInfo, body io.Reader, length int6
 	})
 	req, err := http.NewRequestWithContext(ctx, c.g.Request.Method, target, body)
 	if err != nil {
+		closeBody(body)
 		return nil, fmt.Errorf("httpapi: leader %q has address %q: %w", leader.ID, leader.HTTPAddr, contract.ErrNoLeader)
 	}
 	req.ContentLength = length
@@ -196,6 +198,13 @@ func (c *call) roundTrip(leader contract.LeaderInfo, body io.Reader, length int6
 	}
 	c.s.metrics.forwarded.WithLabelValues(forwardNotSent).Inc()
 	return nil, fmt.Errorf("httpapi: connect to leader %q at %s: %w: %w", leader.ID, leader.HTTPAddr, contract.ErrNoLeader, err)
+}
+
+// closeBody closes a body that the transport never saw.
+func closeBody(body io.Reader) {
+	if closer, ok := body.(io.Closer); ok {
+		_ = closer.Close()
+	}
 }
 
 // copyHeaders takes the leader's header over, but for what belongs to the

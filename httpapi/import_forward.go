@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/snipdb/snipdb/cluster/contract"
@@ -22,18 +23,16 @@ func (c *call) forwardStream(leader contract.LeaderInfo) (*reply, error) {
 	if err := control.EnableFullDuplex(); err != nil && c.g.Request.ProtoMajor < 2 {
 		return nil, fmt.Errorf("httpapi: forward import: %w", err)
 	}
-	body := &deadlineReader{body: c.g.Request.Body, control: control, idle: c.s.opts.ImportIdle}
+	body := newStreamBody(c, control)
 	_ = control.SetWriteDeadline(time.Now().Add(c.timeout + answerGrace))
-	resp, err := c.roundTrip(leader, io.NopCloser(body), -1)
+	resp, err := c.roundTrip(leader, body, -1)
 	if err != nil {
-		_ = control.SetReadDeadline(time.Unix(1, 0))
+		body.finish()
 		return nil, err
 	}
 	defer func() {
-		// The transport reads the body until the leader's answer is closed; a
-		// read that waits for the client is woken by the deadline.
-		_ = control.SetReadDeadline(time.Unix(1, 0))
 		_ = resp.Body.Close()
+		body.finish()
 	}()
 	c.copyHeaders(resp)
 	if resp.StatusCode != http.StatusOK {
@@ -49,6 +48,56 @@ func (c *call) forwardStream(leader contract.LeaderInfo) (*reply, error) {
 	c.startStream(wire.TypeNDJSON, 0)
 	c.g.Writer.Flush()
 	return &reply{written: true}, c.copyLines(resp.Body, control)
+}
+
+// streamBody is the client's body on its way to the leader. The transport
+// reads it in a goroutine of its own; the handler must not return before that
+// has ended, because the connection serves the next request then.
+type streamBody struct {
+	deadlineReader
+	finished   chan struct{} // closed by finish
+	finishOnce sync.Once
+	closed     chan struct{} // closed by the transport, which reads no more then
+	closeOnce  sync.Once
+	watched    chan struct{} // closed when the watcher has ended
+}
+
+func newStreamBody(c *call, control *http.ResponseController) *streamBody {
+	b := &streamBody{finished: make(chan struct{}), closed: make(chan struct{}), watched: make(chan struct{})}
+	b.deadlineReader.body, b.control, b.idle = c.g.Request.Body, control, c.s.opts.ImportIdle
+	b.stopped = func() bool {
+		select {
+		case <-b.finished:
+			return true
+		case <-c.s.stopping: // the leader then sees the end of the body, and ends well
+			return true
+		default:
+			return false
+		}
+	}
+	go func() {
+		defer close(b.watched)
+		select {
+		case <-c.s.stopping:
+			b.wake()
+		case <-b.finished:
+		}
+	}()
+	return b
+}
+
+// Close is called by the transport when it reads no more.
+func (b *streamBody) Close() error {
+	b.closeOnce.Do(func() { close(b.closed) })
+	return nil
+}
+
+// finish ends the reading and waits until it has ended.
+func (b *streamBody) finish() {
+	b.finishOnce.Do(func() { close(b.finished) })
+	b.wake()
+	<-b.closed
+	<-b.watched
 }
 
 // copyLines passes the leader's lines to the client.

@@ -35,9 +35,6 @@ func (c *call) param(name string) (string, bool) { return c.g.GetQuery(name) }
 // twice, and a query that is no query. A misspelt parameter must not be a
 // silent default.
 func (c *call) checkParams() error {
-	if c.route.Path == noRoute.Path {
-		return nil // it is answered as what it is
-	}
 	values, err := url.ParseQuery(c.g.Request.URL.RawQuery)
 	if err != nil {
 		return badRequest(wire.CodeInvalidParameter, "", "the query can't be parsed; use '&' between parameters, and %%XX for special characters")

@@ -1,0 +1,634 @@
+package httpapi
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/snipdb/snipdb/cluster/contract"
+	"github.com/snipdb/snipdb/fsm/command"
+	"github.com/snipdb/snipdb/httpapi/wire"
+	"github.com/snipdb/snipdb/storage/snippet"
+)
+
+// memory is a node in memory: it executes commands as the state machine does,
+// and its views do not change. Hooks let a test make it fail.
+type memory struct {
+	mu      sync.Mutex
+	state   memoryState
+	index   uint64
+	rows    map[string]memoryRow
+	leader  contract.LeaderInfo
+	ready   error
+	cluster string
+	// onPropose runs before a proposal; an error is the proposal's.
+	onPropose func(ctx context.Context, c *command.Command) error
+	onView    func(ctx context.Context, c contract.Consistency) error
+	members   []contract.Member
+	snapErr   error
+	transfer  func(to string) error
+}
+
+type memoryRow struct {
+	hash   []byte
+	result *command.Result
+}
+
+// memoryState is copied before it is changed; what it points to never changes.
+type memoryState struct {
+	collections map[string]*memoryCollection
+	nextID      uint32
+	limits      []*command.RateLimit
+}
+
+type memoryCollection struct {
+	snippet.Collection
+	docs map[string]*memoryDoc
+}
+
+type memoryDoc struct {
+	snippet.Document
+	snippets []snippet.Snippet
+}
+
+func newMemory() *memory {
+	m := &memory{index: 1, cluster: "cluster-1", rows: map[string]memoryRow{}}
+	m.state.collections = map[string]*memoryCollection{}
+	m.leader = contract.LeaderInfo{ID: "n1", HTTPAddr: "http://127.0.0.1:1", Term: 1, Self: true}
+	m.members = []contract.Member{{ID: "n1", RaftAddr: "127.0.0.1:7001", HTTPAddr: "http://127.0.0.1:1", Voter: true}}
+	return m
+}
+
+func (m *memory) NodeID() string    { return "n1" }
+func (m *memory) ClusterID() string { return m.cluster }
+func (m *memory) Ready() error      { return m.ready }
+func (m *memory) Leader() contract.LeaderInfo {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leader
+}
+
+func (m *memory) AppliedPosition() (uint64, uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.index, 1
+}
+
+func (m *memory) Limits() []*command.RateLimit {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.state.limits) // a new slice each time, which a backend may do
+}
+
+func (m *memory) Propose(ctx context.Context, c *command.Command) (*command.Result, error) {
+	if m.onPropose != nil {
+		if err := m.onPropose(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	// The real way goes through bytes; so does this one.
+	encoded, err := command.Encode(c)
+	if err != nil {
+		return nil, err
+	}
+	entry, err := command.Decode(command.AppendCommand(command.NewEntry(len(encoded)), encoded))
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.index++
+	return m.execute(entry.GetCommands()[0]), nil
+}
+
+func (m *memory) execute(c *command.Command) *command.Result {
+	key := c.GetIdempotency()
+	if key != nil {
+		if row, ok := m.rows[key.GetKey()]; ok {
+			if !bytes.Equal(row.hash, key.GetRequestHash()) {
+				return &command.Result{Outcome: command.Outcome_KEY_REUSED, Index: m.index, Term: 1, Detail: "the key was used"}
+			}
+			replay := cloneResult(row.result)
+			replay.Replayed = true
+			return replay
+		}
+	}
+	next := m.state.clone()
+	var r *command.Result
+	switch op := c.GetOp().(type) {
+	case *command.Command_Mutation:
+		r = next.mutate(op.Mutation, c.GetProposedMs(), m.index)
+	case *command.Command_Batch:
+		r = next.batch(op.Batch, c.GetProposedMs(), m.index)
+	case *command.Command_SetLimits:
+		next.limits = op.SetLimits.GetRateLimits()
+		r = &command.Result{Outcome: command.Outcome_DONE}
+	default:
+		r = &command.Result{Outcome: command.Outcome_INVALID}
+	}
+	r.Index, r.Term = m.index, 1
+	if r.GetOutcome().Applied() {
+		m.state = next
+	}
+	if key != nil && r.GetOutcome() != command.Outcome_METRIC_CONFLICT {
+		r.RequestId = key.GetRequestId()
+		m.rows[key.GetKey()] = memoryRow{key.GetRequestHash(), cloneResult(r)}
+	}
+	return r
+}
+
+func (s memoryState) clone() memoryState {
+	s.collections = maps.Clone(s.collections)
+	for name, c := range s.collections {
+		copied := *c
+		copied.docs = maps.Clone(c.docs)
+		s.collections[name] = &copied
+	}
+	return s
+}
+
+func refused(o command.Outcome, detail string) *command.Result {
+	return &command.Result{Outcome: o, Detail: detail}
+}
+
+func (s *memoryState) batch(b *command.Batch, nowMs int64, index uint64) *command.Result {
+	out := &command.Result{Outcome: command.Outcome_UPDATED}
+	for i, m := range b.GetMutations() {
+		r := s.mutate(m, nowMs, index)
+		if !r.GetOutcome().Applied() {
+			r.FailedOperation = uint32(i)
+			return r
+		}
+		out.Items = append(out.Items, r)
+	}
+	return out
+}
+
+func (s *memoryState) mutate(m *command.Mutation, nowMs int64, index uint64) *command.Result {
+	coll := s.collections[m.GetCollection()]
+	switch op := m.GetOp().(type) {
+	case *command.Mutation_PutCollection:
+		return s.putCollection(m, op.PutCollection, coll, nowMs, index)
+	case *command.Mutation_DeleteCollection:
+		if coll == nil {
+			return refused(command.Outcome_COLLECTION_NOT_FOUND, "no such collection")
+		}
+		if r := check(m.GetCondition(), coll.Revision); r != nil {
+			return r
+		}
+		delete(s.collections, m.GetCollection())
+		return &command.Result{Outcome: command.Outcome_DELETED}
+	case *command.Mutation_DeleteOwner:
+		return s.deleteOwner(coll, op.DeleteOwner)
+	}
+	_, creates := m.GetOp().(*command.Mutation_PutDocument)
+	if coll == nil && !creates {
+		return refused(command.Outcome_COLLECTION_NOT_FOUND, "no such collection")
+	}
+	if coll == nil {
+		coll = s.newCollection(m.GetCollection(), nowMs, index)
+	}
+	var old *memoryDoc
+	if doc := coll.docs[m.DocumentID()]; doc != nil {
+		old = doc
+	}
+	revision := uint64(0)
+	if old != nil {
+		revision = old.Revision
+	}
+	if r := check(m.GetCondition(), revision); r != nil {
+		return r
+	}
+	r := coll.mutateDoc(m, old, nowMs, index)
+	if r.GetOutcome().Applied() {
+		s.collections[m.GetCollection()] = coll
+	}
+	return r
+}
+
+func check(c *command.Condition, revision uint64) *command.Result {
+	switch {
+	case c.GetIfAbsent() && revision != 0:
+		return &command.Result{Outcome: command.Outcome_ALREADY_EXISTS, Detail: "it exists", CurrentRevision: revision}
+	case c.GetIfPresent() && revision == 0, c.GetIfRevision() != 0 && c.GetIfRevision() != revision:
+		return &command.Result{Outcome: command.Outcome_REVISION_MISMATCH, Detail: "another revision", CurrentRevision: revision}
+	}
+	return nil
+}
+
+func (s *memoryState) newCollection(name string, nowMs int64, index uint64) *memoryCollection {
+	s.nextID++
+	return &memoryCollection{docs: map[string]*memoryDoc{}, Collection: snippet.Collection{
+		Name: name, ID: s.nextID, Metric: snippet.Cosine, Analyzer: snippet.AnalyzerStandard, CreatedMs: nowMs, UpdatedMs: nowMs, Revision: index,
+	}}
+}
+
+func (s *memoryState) putCollection(m *command.Mutation, put *command.PutCollection, coll *memoryCollection, nowMs int64, index uint64) *command.Result {
+	outcome, revision := command.Outcome_UPDATED, uint64(0)
+	if coll != nil {
+		revision = coll.Revision
+	}
+	if r := check(m.GetCondition(), revision); r != nil {
+		return r
+	}
+	if coll == nil {
+		coll, outcome = s.newCollection(m.GetCollection(), nowMs, index), command.Outcome_CREATED
+	}
+	if put.Dimension != nil && int(put.GetDimension()) != coll.Dimension && coll.Dimension != 0 || put.Metric != nil && coll.Dimension != 0 && put.GetMetric() != string(coll.Metric) {
+		return refused(command.Outcome_COLLECTION_CONFLICT, "vectors are stored")
+	}
+	if put.Dimension != nil {
+		coll.Dimension = int(put.GetDimension())
+	}
+	if put.Metric != nil {
+		coll.Metric = snippet.Metric(put.GetMetric())
+	}
+	if put.Analyzer != nil {
+		coll.Analyzer = snippet.Analyzer(put.GetAnalyzer())
+	}
+	coll.Revision, coll.UpdatedMs = index, nowMs
+	s.collections[coll.Name] = coll
+	return &command.Result{Outcome: outcome, Collection: &command.ResultCollection{
+		Name: coll.Name, Dimension: uint32(coll.Dimension), Metric: string(coll.Metric), Analyzer: string(coll.Analyzer),
+		CreatedMs: coll.CreatedMs, UpdatedMs: coll.UpdatedMs, Revision: coll.Revision,
+	}}
+}
+
+func (s *memoryState) deleteOwner(coll *memoryCollection, d *command.DeleteOwner) *command.Result {
+	if coll == nil {
+		return refused(command.Outcome_COLLECTION_NOT_FOUND, "no such collection")
+	}
+	n := uint32(0)
+	for id, doc := range coll.docs {
+		if doc.Owner.Type == d.GetOwner().GetType() && doc.Owner.ID == d.GetOwner().GetId() {
+			delete(coll.docs, id)
+			n++
+		}
+	}
+	return &command.Result{Outcome: command.Outcome_DELETED, Updated: n}
+}
+
+func (c *memoryCollection) mutateDoc(m *command.Mutation, old *memoryDoc, nowMs int64, index uint64) *command.Result {
+	doc, outcome := &memoryDoc{}, command.Outcome_UPDATED
+	if old != nil {
+		*doc = *old
+		doc.snippets = slices.Clone(old.snippets)
+	}
+	var touched *snippet.Snippet
+	updated := uint32(0)
+	put, isPut := m.GetOp().(*command.Mutation_PutDocument)
+	switch {
+	case isPut && old == nil:
+		outcome = command.Outcome_CREATED
+		doc.ID, doc.CreatedMs = put.PutDocument.GetId(), nowMs
+		doc.Owner = snippet.Owner{Type: put.PutDocument.GetOwner().GetType(), ID: put.PutDocument.GetOwner().GetId()}
+	case isPut:
+		if o := put.PutDocument.GetOwner(); o != nil && (o.GetType() != old.Owner.Type || o.GetId() != old.Owner.ID) {
+			return refused(command.Outcome_OWNER_CONFLICT, "the owner is fixed")
+		}
+	case old == nil:
+		return refused(command.Outcome_DOCUMENT_NOT_FOUND, "no such document")
+	}
+	index32 := func(i uint32) (*snippet.Snippet, *command.Result) {
+		if int(i) >= len(doc.snippets) {
+			return nil, refused(command.Outcome_SNIPPET_NOT_FOUND, "no such snippet")
+		}
+		return &doc.snippets[i], nil
+	}
+	var r *command.Result
+	switch op := m.GetOp().(type) {
+	case *command.Mutation_PutDocument:
+		doc.Title, doc.Metadata, doc.snippets = op.PutDocument.GetTitle(), op.PutDocument.GetMetadata(), nil
+		for _, in := range op.PutDocument.GetSnippets() {
+			s := c.snippetOf(in, index)
+			doc.snippets = append(doc.snippets, s)
+			if r = c.takeVector(s.Vector, op.PutDocument.GetMetric()); r != nil {
+				return r
+			}
+		}
+	case *command.Mutation_PatchDocument:
+		if op.PatchDocument.Title != nil {
+			doc.Title = op.PatchDocument.GetTitle()
+		}
+		merged, err := snippet.MergeMetadata(doc.Metadata, op.PatchDocument.GetMetadataPatch())
+		if err != nil {
+			return refused(command.Outcome_INVALID, err.Error())
+		}
+		doc.Metadata = merged
+	case *command.Mutation_DeleteDocument:
+		delete(c.docs, doc.ID)
+		return &command.Result{Outcome: command.Outcome_DELETED}
+	case *command.Mutation_PutSnippet:
+		i := int(op.PutSnippet.GetIndex())
+		if i > len(doc.snippets) {
+			return refused(command.Outcome_SNIPPET_GAP, "beyond the end")
+		}
+		s := c.snippetOf(op.PutSnippet.GetSnippet(), index)
+		if r = c.takeVector(s.Vector, op.PutSnippet.GetMetric()); r != nil {
+			return r
+		}
+		if i == len(doc.snippets) {
+			doc.snippets, outcome = append(doc.snippets, s), command.Outcome_CREATED
+		} else {
+			doc.snippets[i] = s
+		}
+		touched = &doc.snippets[i]
+	case *command.Mutation_PatchSnippet:
+		if touched, r = index32(op.PatchSnippet.GetIndex()); r != nil {
+			return r
+		}
+		if r = c.takeVector(op.PatchSnippet.GetVector(), op.PatchSnippet.GetMetric()); r != nil {
+			return r
+		}
+		if op.PatchSnippet.Content != nil && op.PatchSnippet.GetContent() != touched.Content {
+			touched.Content, touched.ContentHash = op.PatchSnippet.GetContent(), [32]byte(op.PatchSnippet.GetContentHash())
+			touched.Vector, touched.Embedded = nil, false
+		}
+		if v := op.PatchSnippet.GetVector(); len(v) > 0 {
+			touched.Vector, touched.Embedded = v, true
+		}
+		if op.PatchSnippet.Model != nil {
+			touched.Model = op.PatchSnippet.GetModel()
+		}
+		touched.Revision = index
+	case *command.Mutation_DeleteSnippet:
+		if _, r = index32(op.DeleteSnippet.GetIndex()); r != nil {
+			return r
+		}
+		i := int(op.DeleteSnippet.GetIndex())
+		doc.snippets = slices.Delete(doc.snippets, i, i+1)
+		outcome = command.Outcome_DELETED
+	case *command.Mutation_PutEmbeddings:
+		for _, e := range op.PutEmbeddings.GetEmbeddings() {
+			s, r := index32(e.GetIndex())
+			if r != nil {
+				return refused(command.Outcome_EMBEDDING_INDEX, "no such snippet")
+			}
+			if r = c.takeVector(e.GetVector(), op.PutEmbeddings.GetMetric()); r != nil {
+				return r
+			}
+			s.Vector, s.Embedded, s.Model, s.Revision = e.GetVector(), true, op.PutEmbeddings.GetModel(), index
+			updated++
+		}
+	}
+	doc.Revision, doc.UpdatedMs, doc.SnippetCount = index, nowMs, len(doc.snippets)
+	for i := range doc.snippets {
+		doc.snippets[i].Index = i
+	}
+	c.docs[doc.ID] = doc
+	out := &command.Result{Outcome: outcome, Updated: updated, Document: &command.ResultDocument{
+		Collection: c.Name, Id: doc.ID, Title: doc.Title, Metadata: doc.Metadata, CreatedMs: doc.CreatedMs, UpdatedMs: doc.UpdatedMs,
+		Revision: index, SnippetCount: uint32(len(doc.snippets)),
+	}}
+	if !doc.Owner.IsZero() {
+		out.Document.Owner = &command.Owner{Type: doc.Owner.Type, Id: doc.Owner.ID}
+	}
+	if touched != nil {
+		out.Snippet = &command.ResultSnippet{
+			Index: uint32(touched.Index), Content: touched.Content, ContentHash: touched.ContentHash[:], Embedded: touched.Embedded,
+			Model: touched.Model, Revision: touched.Revision,
+		}
+	}
+	return out
+}
+
+func (c *memoryCollection) snippetOf(in *command.SnippetInput, index uint64) snippet.Snippet {
+	return snippet.Snippet{
+		Content: in.GetContent(), ContentHash: [32]byte(in.GetContentHash()), Vector: in.GetVector(), Embedded: len(in.GetVector()) > 0,
+		Model: in.GetModel(), Revision: index,
+	}
+}
+
+// takeVector checks a vector against the collection, and fixes its dimension
+// with the first one.
+func (c *memoryCollection) takeVector(v snippet.Vector, metric string) *command.Result {
+	switch {
+	case len(v) == 0:
+	case metric != string(c.Metric):
+		return refused(command.Outcome_METRIC_CONFLICT, "the metric changed")
+	case c.Dimension != 0 && c.Dimension != v.Dimension():
+		return refused(command.Outcome_DIMENSION_MISMATCH, "another dimension")
+	default:
+		c.Dimension = v.Dimension()
+	}
+	return nil
+}
+
+func (m *memory) View(ctx context.Context, c contract.Consistency) (View, contract.ReadStamp, error) {
+	if m.onView != nil {
+		if err := m.onView(ctx, c); err != nil {
+			return nil, contract.ReadStamp{}, err
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c.MinIndex > m.index {
+		return nil, contract.ReadStamp{}, contract.ErrBehind
+	}
+	return &memoryView{state: m.state, index: m.index}, contract.ReadStamp{Index: m.index, Term: 1}, nil
+}
+
+type memoryView struct {
+	state memoryState
+	index uint64
+}
+
+func (v *memoryView) AppliedPosition() (uint64, uint64) { return v.index, 1 }
+func (v *memoryView) Close()                            {}
+
+func (v *memoryView) Collection(name string) (*snippet.Collection, error) {
+	c := v.state.collections[name]
+	if c == nil {
+		return nil, nil
+	}
+	out := c.Collection
+	for _, d := range c.docs {
+		out.Documents++
+		out.Snippets += uint64(d.SnippetCount)
+	}
+	return &out, nil
+}
+
+func (v *memoryView) Collections(after string, limit int) ([]snippet.Collection, error) {
+	var out []snippet.Collection
+	for _, name := range slices.Sorted(maps.Keys(v.state.collections)) {
+		if name > after && len(out) < limit {
+			out = append(out, v.state.collections[name].Collection)
+		}
+	}
+	return out, nil
+}
+
+func (v *memoryView) doc(coll uint32, id string) *memoryDoc {
+	for _, c := range v.state.collections {
+		if c.ID == coll {
+			return c.docs[id]
+		}
+	}
+	return nil
+}
+
+func (v *memoryView) Document(coll uint32, id string) (*snippet.Document, error) {
+	d := v.doc(coll, id)
+	if d == nil {
+		return nil, nil
+	}
+	return &d.Document, nil
+}
+
+func (v *memoryView) Snippets(ctx context.Context, coll uint32, d *snippet.Document, from, limit int, withVectors bool) ([]snippet.Snippet, error) {
+	all := v.doc(coll, d.ID).snippets
+	out := slices.Clone(all[min(from, len(all)):min(from+limit, len(all))])
+	for i := range out {
+		if !withVectors {
+			out[i].Vector = nil
+		}
+	}
+	return out, ctx.Err()
+}
+
+func (v *memoryView) Documents(_ context.Context, coll uint32, q snippet.ListQuery) (*snippet.ListPage, error) {
+	after := ""
+	if q.Cursor != "" {
+		raw, err := base64.RawURLEncoding.DecodeString(q.Cursor)
+		if err != nil || !bytes.HasPrefix(raw, []byte("m1:")) {
+			return nil, &snippet.FieldError{Field: "cursor", Reason: "is not a cursor"}
+		}
+		after = string(raw[3:])
+	}
+	var all []snippet.Document
+	for _, c := range v.state.collections {
+		for _, d := range c.docs {
+			if c.ID == coll && (q.Owner.IsZero() || q.Owner == d.Owner) && matches(d.Metadata, q.Metadata) {
+				all = append(all, d.Document)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b snippet.Document) int {
+		order := cmp.Compare(a.ID, b.ID)
+		if q.Order == snippet.ByIDDesc || q.Order == snippet.ByCreatedDesc {
+			order = -order
+		}
+		return order
+	})
+	page := &snippet.ListPage{}
+	skipping := after != ""
+	for _, d := range all {
+		if skipping {
+			skipping = d.ID != after
+			continue
+		}
+		if len(page.Documents) == q.Limit {
+			page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte("m1:" + page.Documents[q.Limit-1].ID))
+			break
+		}
+		page.Documents = append(page.Documents, d)
+	}
+	return page, nil
+}
+
+func matches(metadata []byte, want map[string]string) bool {
+	var fields map[string]any
+	_ = json.Unmarshal(metadata, &fields)
+	for name, value := range want {
+		if text, ok := fields[name].(string); !ok || text != value {
+			return false
+		}
+	}
+	return true
+}
+
+// The admin side.
+
+func (m *memory) Status(context.Context) (*contract.Status, error) {
+	return &contract.Status{ClusterID: m.cluster, Leader: "n1", Term: 1, Nodes: []contract.NodeStatus{{ID: "n1", Role: contract.Leader, Reachable: true, Started: time.Unix(0, 0)}}}, nil
+}
+
+func (m *memory) Members() []contract.Member {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.members)
+}
+
+func (m *memory) AddMember(_ context.Context, add contract.Member) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.members = append(m.members, add)
+	return nil
+}
+
+func (m *memory) find(id string) (int, error) {
+	i := slices.IndexFunc(m.members, func(x contract.Member) bool { return x.ID == id })
+	if i < 0 {
+		return i, &contract.MembershipError{NotFound: true, Detail: "no such member"}
+	}
+	return i, nil
+}
+
+func (m *memory) RemoveMember(_ context.Context, id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i, err := m.find(id)
+	if err == nil && len(m.members) == 1 {
+		err = &contract.MembershipError{Detail: "it is the last voter"}
+	}
+	if err == nil {
+		m.members = slices.Delete(m.members, i, i+1)
+	}
+	return err
+}
+
+func (m *memory) PromoteMember(_ context.Context, id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i, err := m.find(id)
+	if err == nil {
+		m.members[i].Voter = true
+	}
+	return err
+}
+
+func (m *memory) TransferLeadership(_ context.Context, to string) error {
+	if m.transfer == nil {
+		return &contract.MembershipError{Detail: "there is nobody to transfer to"}
+	}
+	return m.transfer(to)
+}
+
+func (m *memory) Snapshot(context.Context) (uint64, error) { return m.index, m.snapErr }
+func (m *memory) Identity() wire.Identity {
+	return wire.Identity{NodeID: "n1", ClusterID: m.cluster, RaftAddr: "127.0.0.1:7001", HTTPAddr: "http://127.0.0.1:1", Version: "test"}
+}
+
+// dump is the visible state, for "nothing was applied".
+func (m *memory) dump() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	type doc struct {
+		snippet.Document
+		Snippets []snippet.Snippet
+	}
+	out := map[string]any{}
+	for name, c := range m.state.collections {
+		docs := map[string]doc{}
+		for id, d := range c.docs {
+			docs[id] = doc{d.Document, d.snippets}
+		}
+		out[name] = map[string]any{"collection": c.Collection, "docs": docs}
+	}
+	out["/limits"], out["/members"] = m.state.limits, m.members
+	b, err := json.Marshal(out)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+var errPlain = errors.New("memory: something else")
