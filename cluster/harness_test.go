@@ -375,6 +375,7 @@ type testNode struct {
 // testCluster is a network of nodes in this process.
 type testCluster struct {
 	t     *testing.T
+	root  string
 	net   *network
 	nodes map[string]*testNode
 	mu    sync.Mutex // guards running, which Discover reads
@@ -385,8 +386,9 @@ type testCluster struct {
 
 func newTestCluster(t *testing.T) *testCluster {
 	t.Helper()
+	root := t.TempDir() // first: cleanups run backwards, and nodes must stop before it is removed
 	ignore := goleak.IgnoreCurrent()
-	c := &testCluster{t: t, net: &network{cut: map[string]bool{}, nodes: map[string]*proxy{}},
+	c := &testCluster{t: t, root: root, net: &network{cut: map[string]bool{}, nodes: map[string]*proxy{}},
 		nodes: map[string]*testNode{}, up: map[string]*Node{}}
 	t.Cleanup(func() {
 		for _, n := range c.nodes {
@@ -429,8 +431,11 @@ func (c *testCluster) open(id string, expect int, join ...string) (*testNode, er
 	c.t.Helper()
 	tn := c.nodes[id]
 	if tn == nil {
-		tn = &testNode{id: id, dir: c.t.TempDir(), sm: newMachine(), proxy: newProxy(c.t, c.net, id)}
+		tn = &testNode{id: id, dir: filepath.Join(c.root, id), sm: newMachine(), proxy: newProxy(c.t, c.net, id)}
 		c.nodes[id] = tn
+		if err := os.Mkdir(tn.dir, 0o700); err != nil {
+			c.t.Fatal(err)
+		}
 	}
 	o := testOptions(id, tn.dir)
 	o.RaftAdvertise, o.BootstrapExpect, o.Logger = tn.proxy.listener.Addr().String(), expect, testLog(c.t)
@@ -441,6 +446,21 @@ func (c *testCluster) open(id string, expect int, join ...string) (*testNode, er
 	if c.opts != nil {
 		c.opts(id, &o)
 	}
+	node, err := Open(c.t.Context(), o, c.partsOf(tn))
+	if err != nil {
+		return nil, err
+	}
+	tn.Node = node
+	tn.proxy.setTarget(node.mux.listener.Addr().String())
+	c.mu.Lock()
+	c.up[id] = node
+	c.mu.Unlock()
+	return tn, nil
+}
+
+// partsOf opens what a stopped node runs on.
+func (c *testCluster) partsOf(tn *testNode) Parts {
+	c.t.Helper()
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(tn.dir, 1, hclog.NewNullLogger())
 	if err != nil {
 		c.t.Fatal(err)
@@ -451,18 +471,9 @@ func (c *testCluster) open(id string, expect int, join ...string) (*testNode, er
 	}
 	p := Parts{StateMachine: tn.sm, Snapshots: snaps, Log: log, Discover: c.discover}
 	if c.parts != nil {
-		c.parts(id, &p)
+		c.parts(tn.id, &p)
 	}
-	node, err := Open(c.t.Context(), o, p)
-	if err != nil {
-		return nil, err
-	}
-	tn.Node = node
-	tn.proxy.setTarget(node.mux.listener.Addr().String())
-	c.mu.Lock()
-	c.up[id] = node
-	c.mu.Unlock()
-	return tn, nil
+	return p
 }
 
 // stop closes a node; its directory and its state machine stay.

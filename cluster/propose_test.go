@@ -161,6 +161,12 @@ func TestAWriteGivenUpInTheQueueIsNeverApplied(t *testing.T) {
 	c.opts = func(_ string, o *Options) { o.MaxInflightEntries = 1 }
 	n := c.start("n1", 0)
 	c.allReady()
+	eventually(t, "the leader has nothing of its own to write", func() error {
+		if n.memberRow("n1") == nil {
+			return errors.New("no row")
+		}
+		return nil
+	})
 	release := n.sm.setHold()
 	defer release()
 	var wg sync.WaitGroup

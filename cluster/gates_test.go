@@ -1,0 +1,163 @@
+package cluster
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/snipdb/snipdb/cluster/contract"
+	"github.com/snipdb/snipdb/fsm/command"
+)
+
+// surroundings are what the gates look at.
+type surroundings struct {
+	pressure    float64
+	low         bool
+	free, total uint64
+	gap         uint64
+	dice        float64
+}
+
+func newTestGates(o Options) (*gates, *surroundings) {
+	s := &surroundings{free: 1 << 40, total: 2 << 40, dice: 0.999}
+	p := Parts{
+		Pressure:  func() (float64, string) { return s.pressure, "L0 has many files" },
+		MemoryLow: func() (bool, string) { return s.low, "the budget is used up" },
+		DiskFree:  func() (uint64, uint64, error) { return s.free, s.total, nil },
+	}
+	g := newGates(o, p, nil, func() uint64 { return s.gap })
+	g.chance = func() float64 { return s.dice }
+	g.look(time.Now())
+	return g, s
+}
+
+func reasonOf(err error) contract.OverloadReason {
+	var e *contract.OverloadError
+	if errors.As(err, &e) && e.RetryAfter > 0 && e.Detail != "" {
+		return e.Reason
+	}
+	return ""
+}
+
+func TestGatesBoundWhatIsHeld(t *testing.T) {
+	o := DefaultOptions()
+	o.MaxInflightCommands, o.MaxInflightBytes = 3, 1000
+	g, _ := newTestGates(o)
+	for range 2 {
+		if err := g.acquire(400, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := reasonOf(g.acquire(400, false)); got != contract.QueueFull {
+		t.Errorf("bytes: %q", got)
+	}
+	if err := g.acquire(10, false); err != nil {
+		t.Errorf("what fits: %v", err)
+	}
+	if got := reasonOf(g.acquire(10, false)); got != contract.QueueFull {
+		t.Errorf("count: %q", got)
+	}
+	g.release(400)
+	g.release(0) // exempt: gives nothing back
+	if n, b := g.inflight(); n != 2 || b != 410 {
+		t.Errorf("%d commands, %d bytes", n, b)
+	}
+	g.release(400)
+	g.release(10)
+	if err := g.acquire(5000, false); err != nil {
+		t.Errorf("one that is larger than the limit must pass alone: %v", err)
+	}
+}
+
+func TestGatesRefuseByReason(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		change  func(*surroundings)
+		deletes bool
+		want    contract.OverloadReason
+	}{
+		{"nothing is wrong", func(*surroundings) {}, false, ""},
+		{"the state machine is behind", func(s *surroundings) { s.gap = 5001 }, false, contract.ApplyLag},
+		{"memory", func(s *surroundings) { s.low = true }, false, contract.MemoryLow},
+		{"memory, a deletion", func(s *surroundings) { s.low = true }, true, ""},
+		{"disk", func(s *surroundings) { s.free = 1 << 20 }, false, contract.DiskLow},
+		{"disk, a deletion", func(s *surroundings) { s.free = 1 << 20 }, true, ""},
+		{"pressure below the knee", func(s *surroundings) { s.pressure = 0.5; s.dice = 0 }, false, ""},
+		{"pressure 0.75 refuses half: the lower", func(s *surroundings) { s.pressure = 0.75; s.dice = 0.49 }, false, contract.StorageStalled},
+		{"pressure 0.75 refuses half: the upper", func(s *surroundings) { s.pressure = 0.75; s.dice = 0.51 }, false, ""},
+		{"pressure 1 refuses all", func(s *surroundings) { s.pressure = 1 }, false, contract.StorageStalled},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			g, s := newTestGates(DefaultOptions())
+			row.change(s)
+			g.look(time.Now())
+			if got := reasonOf(g.check(10, row.deletes)); got != row.want {
+				t.Errorf("got %q, want %q", got, row.want)
+			}
+		})
+	}
+}
+
+func TestTheDiskGateClearsItselfWithHysteresis(t *testing.T) {
+	o := DefaultOptions()
+	o.DiskLowBytes = 1000
+	g, s := newTestGates(o)
+	for _, step := range []struct {
+		free uint64
+		open bool
+	}{{1100, true}, {999, false}, {1100, false}, {1200, true}, {1001, true}} {
+		s.free = step.free
+		g.look(time.Now())
+		if open := g.check(1, false) == nil; open != step.open {
+			t.Errorf("free %d: open %v", step.free, open)
+		}
+	}
+}
+
+func TestRetryAfterComesFromTheDrainRate(t *testing.T) {
+	o := DefaultOptions()
+	o.MaxInflightCommands = 100
+	g, _ := newTestGates(o)
+	now := g.lastAt
+	for range 10 { // 100 a second
+		for range 100 {
+			if err := g.acquire(1, false); err != nil {
+				t.Fatal(err)
+			}
+			g.release(1)
+		}
+		now = now.Add(time.Second)
+		g.look(now)
+	}
+	for range 100 {
+		if err := g.acquire(1, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var e *contract.OverloadError
+	if err := g.check(1, false); !errors.As(err, &e) || e.RetryAfter < 400*time.Millisecond || e.RetryAfter > 700*time.Millisecond {
+		t.Errorf("100 wait, 100 a second are done: half of them need %v", e.RetryAfter)
+	}
+}
+
+func TestOverloadIsRefusedAndTicksPass(t *testing.T) {
+	c := newTestCluster(t)
+	s := &surroundings{total: 1 << 40}
+	c.parts = func(_ string, p *Parts) {
+		p.DiskFree = func() (uint64, uint64, error) { return s.free, s.total, nil }
+	}
+	n := c.start("n1", 0)
+	c.allReady() // which takes a Tick through a disk that is full
+	_, err := n.Propose(t.Context(), put("d", "x"))
+	if reasonOf(err) != contract.DiskLow || contract.Outcome(err) != contract.OutcomeNotApplied {
+		t.Errorf("got %v", err)
+	}
+	del := &command.Command{Op: &command.Command_Mutation{Mutation: &command.Mutation{Collection: "c",
+		Op: &command.Mutation_DeleteDocument{DeleteDocument: &command.DeleteDocument{Id: "d"}}}}}
+	if _, err := n.Propose(t.Context(), del); err != nil {
+		t.Errorf("a deletion: %v", err)
+	}
+	if reasonOf(n.AdmitWrite(100, false)) != contract.DiskLow {
+		t.Error("AdmitWrite says otherwise than Propose")
+	}
+}

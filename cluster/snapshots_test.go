@@ -1,0 +1,211 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/snipdb/snipdb/cluster/contract"
+)
+
+func TestSnapshotsAndTheLogAreBoundedByBytes(t *testing.T) {
+	const snapshotBytes, trailing = 200 << 10, 50 << 10
+	c := newTestCluster(t)
+	c.opts = func(_ string, o *Options) { o.SnapshotBytes, o.TrailingBytes = snapshotBytes, trailing }
+	n := c.start("n1", 0)
+	c.allReady()
+	text := strings.Repeat("x", 10<<10)
+	for i := range 60 { // 600 KiB: three snapshots' worth
+		if _, err := n.Propose(t.Context(), put(fmt.Sprint("d", i), text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "a snapshot that keeps the log small", func() error {
+		if n.snapshotIndex() == 0 || n.logs.bytes() > snapshotBytes+trailing {
+			return fmt.Errorf("snapshot at %d, log of %d bytes", n.snapshotIndex(), n.logs.bytes())
+		}
+		return nil
+	})
+	index, err := n.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := n.logs.bytes(); got > trailing+20<<10 || got < trailing/2 {
+		t.Errorf("after a snapshot the log has %d bytes, TrailingBytes is %d", got, trailing)
+	}
+	s := n.LocalStatus()
+	if s.SnapshotIndex != index || s.SnapshotAge > time.Minute || s.FirstLogIndex < 2 {
+		t.Errorf("status: %+v", s)
+	}
+	c.stop("n1")
+	n = c.start("n1", 0)
+	c.allReady()
+	if n.sm.restores != 0 {
+		t.Error("a healthy state was restored at the start")
+	}
+	if got := n.sm.title("d59"); got != text {
+		t.Error("a write is missing after the restart")
+	}
+}
+
+func TestAFollowerThatWasAwayGetsASnapshot(t *testing.T) {
+	c := newTestCluster(t)
+	c.opts = func(_ string, o *Options) { o.TrailingBytes = 1 }
+	c.three()
+	f := c.follower()
+	c.stop(f.id)
+	for i := range 50 {
+		c.write(fmt.Sprint("d", i), "x")
+	}
+	if _, err := c.leader().Snapshot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.start(f.id, 3, "n1", "n2", "n3")
+	last := c.write("last", "x").GetIndex()
+	eventually(t, "it has caught up", func() error {
+		_, err := f.ReadIndex(t.Context(), contract.Consistency{Level: contract.Session, MinIndex: last})
+		return err
+	})
+	if f.sm.restores != 1 || f.sm.title("d49") != "x" {
+		t.Errorf("%d restores, title %q", f.sm.restores, f.sm.title("d49"))
+	}
+}
+
+func TestTheSameInstallAgainAndAgainIsFatal(t *testing.T) {
+	d := newDisk(t)
+	d.snapshot(8, 2, 8)
+	var fatal error
+	w := &installWatch{snaps: d.parts.Snapshots, applied: d.sm.Applied, fatal: func(err error) { fatal = err }}
+	f := &watchedFSM{BatchingFSM: d.sm, watch: w}
+	for i := range installLimit {
+		if fatal != nil {
+			t.Fatalf("fatal after %d installs: %v", i, fatal)
+		}
+		_, rc, err := d.parts.Snapshots.Open(mustNewest(t, d.parts.Snapshots).ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Restore(rc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if fatal == nil {
+		t.Error("three installs of one snapshot passed")
+	}
+}
+
+func mustNewest(t *testing.T, s raft.SnapshotStore) *raft.SnapshotMeta {
+	t.Helper()
+	m, err := newestSnapshot(s)
+	if err != nil || m == nil {
+		t.Fatalf("newest snapshot: %v, %v", m, err)
+	}
+	return m
+}
+
+func TestRecoverAfterTheQuorumIsLost(t *testing.T) {
+	c := newTestCluster(t)
+	c.three()
+	c.write("d", "x")
+	f := c.follower()
+	if _, err := f.ReadIndex(t.Context(), linearizable); err != nil {
+		t.Fatal(err)
+	}
+	cluster := f.ClusterID()
+	for _, n := range c.running() {
+		c.stop(n.id)
+	}
+	o := RecoverOptions{NodeID: f.id, DataDir: f.dir, DryRun: true,
+		Voters: []RecoverServer{{ID: f.id, RaftAddr: f.proxy.listener.Addr().String()}}}
+	var out bytes.Buffer
+	o.Out = &out
+	for _, dry := range []bool{true, false} {
+		o.DryRun = dry
+		if err := Recover(o, c.partsOf(f)); err != nil {
+			t.Fatalf("dry run %v: %v", dry, err)
+		}
+	}
+	if !strings.Contains(out.String(), "dry run") || !strings.Contains(out.String(), "done") {
+		t.Errorf("it said:\n%s", out.String())
+	}
+	n := c.start(f.id, 3, "n1", "n2", "n3")
+	c.allReady()
+	if n.ClusterID() != cluster || n.sm.title("d") != "x" {
+		t.Errorf("cluster %s, title %q", n.ClusterID(), n.sm.title("d"))
+	}
+	c.write("d", "y")
+	if got := n.Members(); len(got) != 1 {
+		t.Errorf("members: %v", got)
+	}
+}
+
+func TestRecoverRefusesNonsense(t *testing.T) {
+	c := newTestCluster(t)
+	n := c.start("n1", 0)
+	c.allReady()
+	o := RecoverOptions{NodeID: "n1", DataDir: n.dir, Voters: []RecoverServer{{ID: "n1", RaftAddr: "127.0.0.1:1"}}}
+	d := newDisk(t)
+	if err := Recover(o, d.parts); err == nil || !strings.Contains(err.Error(), "another snipdb process") {
+		t.Errorf("a running node: %v", err)
+	}
+	o.Voters[0].ID = "n2"
+	if err := Recover(o, newDisk(t).parts); err == nil || !strings.Contains(err.Error(), "must be one of the voters") {
+		t.Errorf("a configuration without the node: %v", err)
+	}
+}
+
+func TestAnotherNodesDirectoryIsRefused(t *testing.T) {
+	c := newTestCluster(t)
+	c.start("n1", 0)
+	c.allReady()
+	if _, err := openIdentity(c.nodes["n1"].dir, "n1"); err == nil {
+		t.Error("a directory in use was opened")
+	}
+	c.stop("n1")
+	if _, err := openIdentity(c.nodes["n1"].dir, "n2"); err == nil || !strings.Contains(err.Error(), `belongs to node "n1"`) {
+		t.Errorf("another node's directory: %v", err)
+	}
+	id, err := openIdentity(c.nodes["n1"].dir, "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := id.update(func(r *identityRecord) { r.ClusterID = "another" }); err == nil {
+		t.Error("a node changed its cluster")
+	}
+	if err := id.close(); err != nil {
+		t.Fatal(err)
+	}
+	// State and identity of two clusters in one directory.
+	c.nodes["n1"].sm.get(func(s *machineState) { s.Cluster = "another" })
+	if _, err := c.open("n1", 0); err == nil || !strings.Contains(err.Error(), "mixed") {
+		t.Errorf("a mixed directory: %v", err)
+	}
+	c.nodes["n1"].sm.get(func(s *machineState) { s.Index += 1000 })
+	if _, err := c.open("n1", 0); err == nil || !strings.Contains(err.Error(), "I3 violated") {
+		t.Errorf("a state ahead of the log: %v", err)
+	}
+}
+
+func TestOptionsSayAllThatIsWrong(t *testing.T) {
+	if err := testOptions("n1", "x").Validate(); err != nil {
+		t.Errorf("good options: %v", err)
+	}
+	o := Options{NodeID: "a/b", RaftAddr: "nowhere", BootstrapExpect: 3, Learner: true}
+	err := o.Validate()
+	for _, want := range []string{"NodeID", "DataDir", "RaftAddr", "BootstrapExpect", "Learner", "HeartbeatTimeout", "MaxInflightEntries", "SnapshotBytes"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("no word of %s: %v", want, err)
+		}
+	}
+	if _, err := Open(t.Context(), o, Parts{}); err == nil {
+		t.Error("bad options were opened")
+	}
+	if errors.Is(err, contract.ErrNotReady) {
+		t.Error("a bad option is no state")
+	}
+}
