@@ -434,3 +434,8 @@ func wantEntries(tb testing.TB, dir string, want int) {
 		tb.Errorf("%s holds %v, want %d entries", dir, entries, want)
 	}
 }
+
+var errCorruptRow = storage.ErrCorrupt
+
+// keyHash is what a key becomes in storage.
+func keyHash(key string) [32]byte { return sha256.Sum256([]byte(key)) }
