@@ -63,11 +63,12 @@ func TestLeaderKilledUnderLoadLosesNothing(t *testing.T) {
 		gaps = append(gaps, gap)
 		t.Logf("kill %d: %s led; the next write was acknowledged after %v", kill+1, leader.ID, gap.Round(time.Millisecond))
 		l.waitForMore(t, 50)
+		started := time.Now()
 		leader.Start()
 		leader.WaitReady()
+		t.Logf("%s was ready again after %v", leader.ID, time.Since(started).Round(time.Millisecond))
 	}
 	l.end(t)
-	c.WaitReady()
 	l.verify(t)
 
 	slices.Sort(gaps)

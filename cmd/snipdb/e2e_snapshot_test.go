@@ -27,7 +27,8 @@ func fill(t *testing.T, nodes []*proctest.Node, prefix string, count int) []docu
 			err = fmt.Errorf("%s: status %d: %.300s", d.id, answer.Status, answer.Body)
 		}
 		if err == nil {
-			d.index, written[i] = answer.Index(), d
+			d.index = answer.Index()
+			written[i] = d
 		}
 		return err
 	})
