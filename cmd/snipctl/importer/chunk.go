@@ -1,6 +1,8 @@
 package importer
 
 import (
+	"fmt"
+
 	"github.com/snipdb/snipdb/httpapi/wire"
 	"github.com/snipdb/snipdb/storage/snippet"
 )
@@ -59,4 +61,31 @@ func documentBytes(doc *wire.DocumentInput) int64 {
 		n += snippetOverhead + len(text)
 	}
 	return int64(n)
+}
+
+// checkSizes finds what no node will take, before it is sent.
+func checkSizes(doc *wire.DocumentInput) error {
+	if n := len(doc.Snippets) + len(doc.Content); n > snippet.MaxSnippets {
+		return fmt.Errorf("the document has %d snippets; at most %d", n, snippet.MaxSnippets)
+	}
+	if n := len(doc.Metadata); n > snippet.MaxMetadataBytes {
+		return fmt.Errorf("the metadata has %d bytes; at most %d", n, snippet.MaxMetadataBytes)
+	}
+	check := func(i int, text string) error {
+		if len(text) > snippet.MaxContentBytes {
+			return fmt.Errorf("snippet %d has %d bytes; at most %d", i, len(text), snippet.MaxContentBytes)
+		}
+		return nil
+	}
+	for i, s := range doc.Snippets {
+		if err := check(i, s.Content); err != nil {
+			return err
+		}
+	}
+	for i, text := range doc.Content {
+		if err := check(i, text); err != nil {
+			return err
+		}
+	}
+	return nil
 }

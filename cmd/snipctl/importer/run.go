@@ -107,14 +107,12 @@ type runner struct {
 	mu       sync.Mutex
 	inflight []*pending // sent in this round and not answered, in order
 	retry    []*pending // to be sent again
+	held     *pending   // read when the window was full: first of the next round
 	open     map[int]bool
 	lastRead int
 	stop     bool // no more documents in this round
-	// stopReading ends a wait for room in the window when stop is set: the
-	// documents that hold the window are waiting for the next round.
-	stopReading context.CancelFunc
-	advanced    bool // something was done in this round
-	report      Report
+	advanced bool // something was done in this round
+	report   Report
 }
 
 // Run writes the documents of source to target. The error says why the run
@@ -153,6 +151,7 @@ func (r *runner) rounds(ctx context.Context) error {
 		err := r.round(ctx)
 		r.mu.Lock()
 		left, advanced := len(r.retry), r.advanced
+		more := r.held != nil
 		r.mu.Unlock()
 		r.pull.Lock()
 		exhausted, fatal := r.exhausted, r.fatal
@@ -160,10 +159,12 @@ func (r *runner) rounds(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return fmt.Errorf("importer: interrupted: %w", context.Cause(ctx))
-		case left == 0 && exhausted:
+		case left == 0 && exhausted && !more:
 			return fatal
 		case err != nil && permanent(err):
 			return fmt.Errorf("importer: %w", err)
+		case err == nil && left == 0 && advanced:
+			continue // the window was full; nothing went wrong
 		}
 		if advanced {
 			pause, idle = r.opts.Pause, 0
@@ -193,12 +194,10 @@ func permanent(err error) bool {
 func (r *runner) round(ctx context.Context) error {
 	r.mu.Lock()
 	again := r.retry
-	r.retry, r.inflight, r.stop, r.advanced = nil, nil, false, false
-	r.mu.Unlock()
-	reading, stopReading := context.WithCancel(ctx)
-	defer stopReading()
-	r.mu.Lock()
-	r.stopReading = stopReading
+	if r.held != nil {
+		again = append(again, r.held)
+	}
+	r.retry, r.held, r.inflight, r.stop, r.advanced = nil, nil, nil, false, false
 	r.mu.Unlock()
 	sent := 0
 	err := r.target.Import(ctx, func(yield func(wire.DocumentInput) bool) {
@@ -207,7 +206,7 @@ func (r *runner) round(ctx context.Context) error {
 			if sent < len(again) {
 				p = again[sent]
 				sent++
-			} else if p = r.read(reading); p == nil {
+			} else if p = r.read(ctx); p == nil {
 				return
 			}
 			r.mu.Lock()
@@ -223,7 +222,6 @@ func (r *runner) round(ctx context.Context) error {
 			}
 		}
 	}, func(result wire.ImportResult) error { return r.answer(ctx, result) })
-	stopReading()
 	r.wait.Wait() // follow-ups put their documents into the retry list
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -232,8 +230,8 @@ func (r *runner) round(ctx context.Context) error {
 	return err
 }
 
-// read takes the next usable item from the source, waiting for room in the
-// window. nil: the source is at its end, or the round is over.
+// read takes the next usable item from the source. nil: the source is at its
+// end, the window is full, or the round is over.
 func (r *runner) read(ctx context.Context) *pending {
 	r.pull.Lock()
 	defer r.pull.Unlock()
@@ -252,7 +250,10 @@ func (r *runner) read(ctx context.Context) *pending {
 		case item.Number < r.opts.ContinueFrom || errors.Is(item.Err, errSkip):
 			r.skip()
 			continue
-		case item.Err != nil:
+		case item.Err == nil:
+			item.Err = checkSizes(&item.Doc)
+		}
+		if item.Err != nil {
 			r.note(item.Number)
 			r.fail(Failure{Number: item.Number, ID: item.Doc.ID, Detail: item.Err.Error()})
 			continue
@@ -262,16 +263,17 @@ func (r *runner) read(ctx context.Context) *pending {
 		p.snippets = len(item.Doc.Snippets) + len(item.Doc.Content)
 		p.doc, p.rest = chunk(item.Doc)
 		p.cost = min(max(p.bytes, minCost), windowBytes)
-		if r.window.Acquire(ctx, p.cost) != nil {
-			// The round ended while this one waited for room; its place must not
-			// be lost, and it is the only one beyond the window.
-			p.cost = 0
-			r.mu.Lock()
-			r.retry = append(r.retry, p)
-			r.mu.Unlock()
-			return nil
+		if r.window.TryAcquire(p.cost) {
+			return p
 		}
-		return p
+		// The window is full. Waiting here could wait for ever: Import may
+		// gather documents before it sends any. So this stream ends, and the
+		// next begins with this document, the only one beyond the window.
+		p.cost = 0
+		r.mu.Lock()
+		r.held = p
+		r.mu.Unlock()
+		return nil
 	}
 	return nil
 }
@@ -357,7 +359,6 @@ func (r *runner) again(p *pending) {
 func (r *runner) againLocked(p *pending) {
 	r.retry = append(r.retry, p)
 	r.stop = true
-	r.stopReading()
 }
 
 func (r *runner) stopping() bool {

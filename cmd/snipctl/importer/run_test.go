@@ -26,6 +26,8 @@ type cluster struct {
 	appends int
 	answer  func(id string, put int) (int, error)
 	grow    func() error
+	// gather is how many documents Import takes before it answers the first.
+	gather int
 }
 
 func newCluster() *cluster {
@@ -38,8 +40,22 @@ func newCluster() *cluster {
 
 func (c *cluster) Import(ctx context.Context, docs iter.Seq[wire.DocumentInput], fn func(wire.ImportResult) error) error {
 	line := 0
+	var held []wire.DocumentInput
 	for doc := range docs {
-		line++
+		if held = append(held, doc); len(held) < c.gather {
+			continue
+		}
+		if err := c.send(held, &line, fn); err != nil {
+			return err
+		}
+		held = nil
+	}
+	return errors.Join(c.send(held, &line, fn), ctx.Err())
+}
+
+func (c *cluster) send(docs []wire.DocumentInput, line *int, fn func(wire.ImportResult) error) error {
+	for _, doc := range docs {
+		*line++
 		c.mu.Lock()
 		c.puts[doc.ID]++
 		status, err := c.answer(doc.ID, c.puts[doc.ID])
@@ -53,11 +69,11 @@ func (c *cluster) Import(ctx context.Context, docs iter.Seq[wire.DocumentInput],
 		if err != nil {
 			return err
 		}
-		if err := fn(wire.ImportResult{Line: line, ID: doc.ID, Status: status, Detail: "as told"}); err != nil {
+		if err := fn(wire.ImportResult{Line: *line, ID: doc.ID, Status: status, Detail: "as told"}); err != nil {
 			return err
 		}
 	}
-	return ctx.Err()
+	return nil
 }
 
 func (c *cluster) Append(_ context.Context, ops []wire.Operation) error {
@@ -221,10 +237,11 @@ func TestRunStopsWhenInterrupted(t *testing.T) {
 	}
 }
 
-// A stream whose window is full of refused documents must end, not wait for
-// room that only the next stream can make.
+// A stream whose window is full must end, not wait for room that only the next
+// stream can make: the target here sends nothing before it has 1,000 documents.
 func TestRunWindowFullOfRefusedDocuments(t *testing.T) {
 	c := newCluster()
+	c.gather = 1000
 	text := strings.Repeat("x", 200_000)
 	refused := map[string]bool{}
 	c.answer = func(id string, put int) (int, error) {
@@ -234,7 +251,7 @@ func TestRunWindowFullOfRefusedDocuments(t *testing.T) {
 		}
 		return 201, nil
 	}
-	const n = 20
+	const n = 60
 	source := Source{Total: n, Items: func(yield func(Item) bool) {
 		for i := range n {
 			doc := wire.DocumentInput{ID: fmt.Sprint(i), Content: wire.Content{text, text, text, text, text, text, text, text, text, text}}

@@ -1,0 +1,304 @@
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/snipdb/snipdb/httpapi/client"
+	"github.com/snipdb/snipdb/httpapi/wire"
+)
+
+// Overload measures what a cluster does with more writes than it can take:
+// first its peak in a closed loop, then an open loop at a multiple of that,
+// without retries, then how soon it is back to normal.
+type Overload struct {
+	// PeakClients and PeakTime are the closed loop.
+	PeakClients int
+	PeakTime    time.Duration
+	// Factor times the peak is the rate of the open loop; Time its length;
+	// Clients the bound of requests under way.
+	Factor  float64
+	Time    time.Duration
+	Clients int
+	// Settle is how long to watch for the return to normal.
+	Settle     time.Duration
+	ValueBytes int
+	Keys       int64
+	Collection string
+	Keep       bool
+	Seed       uint64
+}
+
+// OverloadResult is what was measured.
+type OverloadResult struct {
+	Peak        float64 `json:"peak_per_second"`
+	PeakLatency Latency `json:"peak_latency"`
+	Offered     float64 `json:"offered_per_second"`
+	// Sent is the rate that the load generator really kept up.
+	Sent    float64 `json:"sent_per_second"`
+	Goodput float64 `json:"goodput_per_second"`
+	// GoodputShare is Goodput / Peak.
+	GoodputShare float64 `json:"goodput_share"`
+	// Accepted is the latency of accepted writes from the moment they were
+	// sent; Due from the moment they were due.
+	Accepted Latency `json:"accepted_latency"`
+	Due      Latency `json:"due_latency"`
+	// Refused counts by status, code and reason.
+	Refused map[string]int64 `json:"refused"`
+	// Other are failures that are neither 429 nor 503; WithoutRetryAfter are
+	// refusals without that header.
+	Other             int64    `json:"other_failures"`
+	WithoutRetryAfter int64    `json:"refusals_without_retry_after"`
+	Examples          []string `json:"examples,omitempty"`
+	// Health is the latency of /readyz during the overload, HealthFailed the
+	// answers that failed or said no.
+	Health       Latency `json:"health_latency"`
+	HealthFailed int64   `json:"health_failed"`
+	// RecoverySeconds is the time from the end of the overload until a quarter
+	// of a second passed with every write accepted within RecoveryLatency.
+	RecoverySeconds float64 `json:"recovery_seconds"`
+	Recovered       bool    `json:"recovered"`
+	// Memory is each node's resident memory in bytes.
+	Memory []NodeMemory `json:"memory,omitempty"`
+}
+
+// NodeMemory is the resident memory of a node before, at most during, and
+// after the overload.
+type NodeMemory struct {
+	Node
+	Before  uint64 `json:"before"`
+	Largest uint64 `json:"largest"`
+	After   uint64 `json:"after"`
+}
+
+// recoveryLatency times the peak's p99, but at least this, is "normal" again.
+const (
+	recoveryFactor  = 2
+	recoveryLatency = 100 * time.Millisecond
+	recoveryWindow  = 250 * time.Millisecond
+	recoveryClients = 8
+)
+
+// overloadRun is one run's state.
+type overloadRun struct {
+	Overload
+	env      *Env
+	cl       *client.Client // one attempt per call
+	counters counters
+	nodes    []Node
+}
+
+// Run does the three phases.
+func (o Overload) Run(ctx context.Context, env *Env) (*OverloadResult, error) {
+	r := &overloadRun{Overload: o, env: env}
+	var err error
+	if r.cl, err = env.NewClient(o.Clients, true, nil); err != nil {
+		return nil, err
+	}
+	defer r.cl.Close()
+	if r.Collection == "" {
+		r.Collection = "bench-" + runName()
+	}
+	own, err := ensureCollection(ctx, r.cl, r.Collection, 0)
+	if err != nil {
+		return nil, err
+	}
+	if own && !o.Keep {
+		defer func() { _, _ = r.cl.DeleteCollection(context.WithoutCancel(ctx), r.Collection) }()
+	}
+	r.nodes = env.nodes(ctx, r.cl)
+	out := &OverloadResult{}
+	memory := r.memoryNow(ctx)
+	if err := r.peak(ctx, out); err != nil {
+		return nil, err
+	}
+	largest := r.flood(ctx, out)
+	r.recover(ctx, out)
+	after := r.memoryNow(ctx)
+	for i, node := range r.nodes {
+		out.Memory = append(out.Memory, NodeMemory{Node: node, Before: memory[i], Largest: max(largest[i], after[i]), After: after[i]})
+	}
+	if ctx.Err() != nil {
+		return out, fmt.Errorf("bench: interrupted: %w", context.Cause(ctx))
+	}
+	return out, nil
+}
+
+func (r *overloadRun) put(ctx context.Context, n int64) error {
+	doc := wire.DocumentInput{Content: wire.Content{Text(r.Seed, n%r.Keys, int(n&0xffff), r.ValueBytes)}}
+	_, _, err := r.cl.PutDocument(ctx, r.Collection, fmt.Sprintf("key-%08d", n%r.Keys), doc)
+	return err
+}
+
+// peak runs the closed loop.
+func (r *overloadRun) peak(ctx context.Context, out *OverloadResult) error {
+	r.env.say("measuring the peak with %d clients for %s", r.PeakClients, r.PeakTime)
+	rec := NewRecorder()
+	_, elapsed := Load{Workers: r.PeakClients, Duration: r.PeakTime}.Run(ctx, func(ctx context.Context, _ int, n int64, due time.Time) {
+		if err := r.put(ctx, n); err != nil {
+			rec.Failed()
+			r.counters.failure("peak", err)
+			return
+		}
+		rec.Done(time.Since(due))
+	})
+	s := rec.Summary(elapsed)
+	out.Peak, out.PeakLatency = s.PerSecond, s.Latency
+	if s.Count == 0 {
+		_, examples := r.counters.snapshot()
+		return fmt.Errorf("bench: no write was accepted while the peak was measured: %s", strings.Join(examples, "; "))
+	}
+	return nil
+}
+
+// flood runs the open loop and returns the largest memory of each node.
+func (r *overloadRun) flood(ctx context.Context, out *OverloadResult) []uint64 {
+	out.Offered = out.Peak * r.Factor
+	r.env.say("peak %.0f writes/s; now %.0f/s for %s", out.Peak, out.Offered, r.Time)
+	accepted, due := NewRecorder(), NewRecorder()
+	var refused Tally
+	var other, bare atomic.Int64
+	r.counters = counters{}
+	watching, stopWatching := context.WithCancel(ctx)
+	watched := make(chan []uint64, 1)
+	health := NewRecorder()
+	go func() { watched <- r.watch(watching, health) }()
+	stop := r.env.live(func(elapsed time.Duration) string {
+		n, latency := accepted.Window()
+		return fmt.Sprintf("%3.0fs  %d accepted/s p50 %.1f p99 %.1f ms, %d refused in all", elapsed.Seconds(), n, latency.P50, latency.P99, refused.Total())
+	})
+	load := Load{Workers: r.Clients, Duration: r.Time, Rate: out.Offered}
+	started, elapsed := load.Run(ctx, func(ctx context.Context, _ int, n int64, dueAt time.Time) {
+		begin := time.Now()
+		err := r.put(ctx, n)
+		if err == nil {
+			accepted.Done(time.Since(begin))
+			due.Done(time.Since(dueAt))
+			return
+		}
+		refused.Add(reason(err))
+		var e *client.Error
+		switch {
+		case errors.As(err, &e) && (e.Status == 429 || e.Status == 503):
+			if e.RetryAfter <= 0 {
+				bare.Add(1)
+			}
+		default:
+			other.Add(1)
+			r.counters.failure("overload", err)
+		}
+	})
+	stop()
+	stopWatching()
+	largest := <-watched
+	out.Sent = float64(started) / elapsed.Seconds()
+	s := accepted.Summary(elapsed)
+	out.Goodput, out.Accepted, out.Due = s.PerSecond, s.Latency, due.Summary(elapsed).Latency
+	out.GoodputShare = out.Goodput / out.Peak
+	out.Refused, out.Other, out.WithoutRetryAfter = refused.Map(), other.Load(), bare.Load()
+	_, out.Examples = r.counters.snapshot()
+	h := health.Summary(elapsed)
+	out.Health, out.HealthFailed = h.Latency, h.Failed
+	return largest
+}
+
+// watch asks every node for its health and its memory until ctx ends.
+func (r *overloadRun) watch(ctx context.Context, health *Recorder) []uint64 {
+	largest := make([]uint64, len(r.nodes))
+	for sleep(ctx, 500*time.Millisecond) {
+		for _, node := range r.nodes {
+			begin := time.Now()
+			ready, _, err := r.cl.Ready(ctx, node.Endpoint)
+			switch {
+			case ctx.Err() != nil:
+			case err != nil || ready.Status != "ok":
+				health.Failed()
+			default:
+				health.Done(time.Since(begin))
+			}
+		}
+		for i, n := range r.memoryNow(ctx) {
+			largest[i] = max(largest[i], n)
+		}
+	}
+	return largest
+}
+
+// recover sends a light load until it is served as before the overload.
+func (r *overloadRun) recover(ctx context.Context, out *OverloadResult) {
+	limit := max(recoveryLatency, time.Duration(recoveryFactor*out.PeakLatency.P99*float64(time.Millisecond)))
+	begin := time.Now()
+	for time.Since(begin) < r.Settle && ctx.Err() == nil {
+		var bad, good atomic.Int64
+		Load{Workers: recoveryClients, Duration: recoveryWindow}.Run(ctx, func(ctx context.Context, _ int, n int64, due time.Time) {
+			if err := r.put(ctx, n); err != nil || time.Since(due) > limit {
+				bad.Add(1)
+				sleep(ctx, 20*time.Millisecond) // a refusal comes at once; do not hammer
+				return
+			}
+			good.Add(1)
+		})
+		if bad.Load() == 0 && good.Load() > 0 {
+			out.Recovered = true
+			out.RecoverySeconds = max(0, time.Since(begin).Seconds()-recoveryWindow.Seconds())
+			return
+		}
+	}
+	out.RecoverySeconds = time.Since(begin).Seconds()
+}
+
+// memoryNow asks all nodes at the same time; 0 for one that does not tell.
+func (r *overloadRun) memoryNow(ctx context.Context) []uint64 {
+	out := make([]uint64, len(r.nodes))
+	var wait sync.WaitGroup
+	for i, node := range r.nodes {
+		wait.Go(func() {
+			text, _, err := r.cl.NodeMetrics(ctx, node.Endpoint)
+			if err == nil {
+				out[i] = residentBytes(text)
+			}
+		})
+	}
+	wait.Wait()
+	return out
+}
+
+// residentBytes finds process_resident_memory_bytes in Prometheus' text format.
+func residentBytes(text []byte) uint64 {
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for lines.Scan() {
+		if rest, ok := strings.CutPrefix(lines.Text(), "process_resident_memory_bytes "); ok {
+			f, _ := strconv.ParseFloat(strings.TrimSpace(rest), 64)
+			return uint64(f)
+		}
+	}
+	return 0
+}
+
+// Misses returns what the run did not reach: at least share of the peak as
+// goodput, only 429 and 503 with Retry-After, back to normal within recovery.
+func (r *OverloadResult) Misses(share float64, recovery time.Duration) []string {
+	var out []string
+	if r.GoodputShare < share {
+		out = append(out, fmt.Sprintf("goodput is %.0f %% of the peak, not %.0f %%", 100*r.GoodputShare, 100*share))
+	}
+	if r.Other > 0 {
+		out = append(out, fmt.Sprintf("%d requests failed otherwise than by 429 or 503", r.Other))
+	}
+	if r.WithoutRetryAfter > 0 {
+		out = append(out, fmt.Sprintf("%d refusals had no Retry-After", r.WithoutRetryAfter))
+	}
+	if !r.Recovered || r.RecoverySeconds > recovery.Seconds() {
+		out = append(out, fmt.Sprintf("back to normal after %.1f s, not within %s", r.RecoverySeconds, recovery))
+	}
+	return slices.Clip(out)
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/snipdb/snipdb/httpapi/client"
+	"github.com/snipdb/snipdb/httpapi/wire"
+)
+
+// surveyTimeout bounds one node's answer. A node that is dead costs this
+// much and no more, because all are asked at the same time.
+const surveyTimeout = 900 * time.Millisecond
+
+// view is the cluster as one endpoint sees it.
+type view struct {
+	endpoint string
+	status   *wire.Status
+	node     string // who answered
+	err      error
+	sent     time.Time
+	rtt      time.Duration
+}
+
+// survey asks every endpoint for the cluster's status at the same time, each
+// for itself, so that the answer does not hang on one node's view.
+func (a *app) survey(ctx context.Context) []view {
+	views := make([]view, len(a.endpoints))
+	var wait sync.WaitGroup
+	for i, endpoint := range a.endpoints {
+		wait.Go(func() { views[i] = a.ask(ctx, endpoint) })
+	}
+	wait.Wait()
+	return views
+}
+
+func (a *app) ask(ctx context.Context, endpoint string) view {
+	v := view{endpoint: endpoint}
+	o := a.clientOptions()
+	o.Timeout, o.MaxAttempts = min(a.timeout, surveyTimeout), 1
+	cl, err := client.New([]string{endpoint}, o)
+	if err != nil {
+		v.err = err
+		return v
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	v.sent = time.Now()
+	status, meta, err := cl.Status(ctx)
+	v.rtt = time.Since(v.sent)
+	v.status, v.node, v.err = status, meta.Node, err
+	return v
+}
+
+// merge makes one status of several views. A node's own word about itself
+// counts most, then any node's word that it is reachable. Of the leaders that
+// are named, the one of the highest term counts: an old leader behind a
+// partition believes in itself for a while. An endpoint that did not answer
+// and that no view knows becomes a node without an id.
+func merge(views []view) (*wire.Status, error) {
+	out := &wire.Status{Nodes: []wire.NodeStatus{}}
+	known := map[string]int{}
+	own := map[string]bool{}
+	var lastErr error
+	for _, v := range views {
+		if v.err != nil {
+			lastErr = v.err
+			continue
+		}
+		if out.ClusterID == "" || v.status.Term > out.Term || v.status.Term == out.Term && out.Leader == "" {
+			out.ClusterID, out.Leader, out.Term = v.status.ClusterID, v.status.Leader, v.status.Term
+		}
+		for _, node := range v.status.Nodes {
+			at, ok := known[node.ID]
+			if !ok {
+				at = len(out.Nodes)
+				known[node.ID] = at
+				out.Nodes = append(out.Nodes, wire.NodeStatus{ID: node.ID})
+			}
+			self := node.ID == v.node
+			if self || !own[node.ID] && (!ok || !out.Nodes[at].Reachable) {
+				out.Nodes[at] = node
+				own[node.ID] = own[node.ID] || self
+			}
+		}
+	}
+	if len(known) == 0 {
+		return nil, fmt.Errorf("no endpoint gave the cluster's status: %w", lastErr)
+	}
+	for _, v := range views {
+		if v.err != nil && !knownEndpoint(out.Nodes, v.endpoint) {
+			out.Nodes = append(out.Nodes, wire.NodeStatus{ID: "?", HTTPAddr: v.endpoint, Role: "unknown", Errors: []string{short(v.err)}})
+		}
+	}
+	setLag(out)
+	slices.SortStableFunc(out.Nodes, func(x, y wire.NodeStatus) int { return strings.Compare(x.ID, y.ID) })
+	return out, nil
+}
+
+// setLag counts from the highest commit index that any node reports: a
+// follower's own idea of it may be old.
+func setLag(s *wire.Status) {
+	var commit uint64
+	for _, n := range s.Nodes {
+		if n.Reachable && n.Term == s.Term {
+			commit = max(commit, n.CommitIndex)
+		}
+	}
+	for i := range s.Nodes {
+		n := &s.Nodes[i]
+		if n.Reachable && commit > n.AppliedIndex {
+			n.Lag = commit - n.AppliedIndex
+		}
+	}
+}
+
+func knownEndpoint(nodes []wire.NodeStatus, endpoint string) bool {
+	return slices.ContainsFunc(nodes, func(n wire.NodeStatus) bool { return sameAddress(n.HTTPAddr, endpoint) })
+}
+
+func sameAddress(a, b string) bool {
+	plain := func(s string) string {
+		s = strings.TrimRight(s, "/")
+		if _, rest, ok := strings.Cut(s, "://"); ok {
+			return rest
+		}
+		return s
+	}
+	return plain(a) == plain(b)
+}
+
+// short is the last part of an error's text: the cause, without who called whom.
+func short(err error) string {
+	text := err.Error()
+	if at := strings.LastIndex(text, ": "); at >= 0 && at+2 < len(text) {
+		text = text[at+2:]
+	}
+	return text
+}
