@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -23,7 +24,21 @@ import (
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// propertyRuns is how many random logs the property test tries unless
+// -rapid.checks says otherwise: about ten seconds.
+const propertyRuns = "40"
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "rapid.checks" })
+	if !chosen {
+		if err := flag.Set("rapid.checks", propertyRuns); err != nil {
+			panic(err)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // t0 is when the tests' commands are proposed.
 const t0 = int64(1_700_000_000_000)
