@@ -280,7 +280,7 @@ consistency level given. --clients 1,16,64,256 makes a run for each number.`,
 	f.Int64Var(&k.Keys, "keys", 10_000, "different documents")
 	f.IntVar(&k.ValueBytes, "value-bytes", 1024, "bytes of text per document")
 	f.BoolVar(&k.NoKeys, "no-idempotency-keys", false, "send puts without idempotency keys")
-	read.add(cmd)
+	read.add(cmd, client.LevelLocal)
 	b.add(cmd, time.Minute)
 	return cmd
 }

@@ -64,7 +64,7 @@ func collectionFields(c *wire.Collection) *table {
 func (a *app) collectionGet() *cobra.Command {
 	var read readFlags
 	cmd := &cobra.Command{Use: "get NAME", Short: "show a collection", Args: cobra.ExactArgs(1)}
-	read.add(cmd)
+	read.add(cmd, client.LevelLinearizable)
 	cmd.RunE = a.run(func(ctx context.Context, cl *client.Client, args []string) error {
 		opts, err := read.options()
 		if err != nil {
@@ -82,7 +82,7 @@ func (a *app) collectionGet() *cobra.Command {
 func (a *app) collectionList() *cobra.Command {
 	var read readFlags
 	cmd := &cobra.Command{Use: "list", Short: "list all collections", Args: cobra.NoArgs}
-	read.add(cmd)
+	read.add(cmd, client.LevelLinearizable)
 	cmd.RunE = a.run(func(ctx context.Context, cl *client.Client, _ []string) error {
 		opts, err := read.options()
 		if err != nil {

@@ -92,7 +92,7 @@ func (a *app) examine(ctx context.Context) []doctor.Check {
 	for range clockSamples - 1 {
 		samples = append(samples, clockSamplesOf(a.survey(ctx))...)
 	}
-	return append(append(checks, doctor.Clocks(samples)), a.nodeMetrics(ctx, status)...)
+	return append(append(checks, doctor.Clocks(samples)), a.nodeMetrics(ctx, status, views)...)
 }
 
 // clockSamplesOf takes of each view what the answering node said of its clock.
@@ -111,18 +111,21 @@ func clockSamplesOf(views []view) []doctor.ClockSample {
 	return out
 }
 
-// nodeMetrics asks every endpoint for its metrics at the same time.
-func (a *app) nodeMetrics(ctx context.Context, status *wire.Status) []doctor.Check {
+// nodeMetrics asks every endpoint that answered before for its metrics, all at
+// the same time.
+func (a *app) nodeMetrics(ctx context.Context, status *wire.Status, views []view) []doctor.Check {
 	cl, err := a.client()
 	if err != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*surveyTimeout)
 	defer cancel()
-	results := make([][]doctor.Check, len(a.endpoints))
+	results := make([][]doctor.Check, len(views))
 	var wait sync.WaitGroup
-	for i, endpoint := range a.endpoints {
-		wait.Go(func() { results[i] = metricsOf(ctx, cl, endpoint, status) })
+	for i, v := range views {
+		if v.err == nil {
+			wait.Go(func() { results[i] = metricsOf(ctx, cl, v.endpoint, status) })
+		}
 	}
 	wait.Wait()
 	return slices.Concat(results...)

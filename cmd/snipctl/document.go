@@ -143,7 +143,7 @@ func (a *app) docGet() *cobra.Command {
 		text       bool
 	)
 	cmd := &cobra.Command{Use: "get COLLECTION ID", Short: "show a document with its snippets", Args: cobra.ExactArgs(2)}
-	read.add(cmd)
+	read.add(cmd, client.LevelLinearizable)
 	cmd.Flags().BoolVar(&embeddings, "embeddings", false, "with the vectors (in JSON)")
 	cmd.Flags().BoolVar(&text, "text", false, "print the text of all snippets and nothing else")
 	cmd.RunE = a.run(func(ctx context.Context, cl *client.Client, args []string) error {
@@ -202,7 +202,7 @@ func (a *app) docList() *cobra.Command {
 		all      bool
 	)
 	cmd := &cobra.Command{Use: "list COLLECTION", Short: "list documents", Args: cobra.ExactArgs(1)}
-	read.add(cmd)
+	read.add(cmd, client.LevelLinearizable)
 	f := cmd.Flags()
 	f.StringVar(&owner, "owner", "", "TYPE/ID: only this owner's")
 	f.StringToStringVar(&metadata, "metadata", nil, "KEY=VALUE: only documents with this metadata")

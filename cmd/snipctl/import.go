@@ -18,6 +18,7 @@ import (
 
 // importFlags are the flags of import.
 type importFlags struct {
+	collection   string
 	godoc        string
 	prefix       string
 	target       int
@@ -30,7 +31,7 @@ type importFlags struct {
 func (a *app) importCommand() *cobra.Command {
 	var fl importFlags
 	cmd := &cobra.Command{
-		Use:   "import COLLECTION [FILE|FOLDER|-]",
+		Use:   "import COLLECTION FILE|FOLDER|-",
 		Short: "import documents from NDJSON, a folder of text, or Go packages",
 		Long: `Imports documents. The source is one of:
   FILE or -     NDJSON: a document per line, each with an "id"
@@ -42,9 +43,10 @@ func (a *app) importCommand() *cobra.Command {
 Every document is put whole, so importing again changes nothing but revisions. An
 interrupted import says how to continue. Documents larger than one log entry are
 put in several steps. The exit code is not 0 if any document failed.`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: cobra.MaximumNArgs(2),
 	}
 	f := cmd.Flags()
+	f.StringVar(&fl.collection, "collection", "", "the collection, instead of the first argument")
 	f.StringVar(&fl.godoc, "godoc", "", "import the documentation of the Go packages below this folder")
 	f.StringVar(&fl.prefix, "prefix", "", "put this in front of every id (folders and Go packages)")
 	f.IntVar(&fl.target, "target", importer.DefaultTarget, "bytes that snippets of text aim at")
@@ -53,6 +55,15 @@ put in several steps. The exit code is not 0 if any document failed.`,
 	f.StringVar(&fl.owner, "owner", "", "TYPE/ID: owner of documents that have none")
 	f.BoolVarP(&fl.quiet, "quiet", "q", false, "no progress")
 	cmd.RunE = a.run(func(ctx context.Context, cl *client.Client, args []string) error {
+		if fl.collection == "" {
+			if len(args) == 0 {
+				return usagef("import into which collection?")
+			}
+			fl.collection, args = args[0], args[1:]
+		}
+		if len(args) > 1 {
+			return usagef("one source at a time, not %d", len(args))
+		}
 		return a.importDocuments(ctx, cl, &fl, args)
 	})
 	return cmd
@@ -64,7 +75,7 @@ func (a *app) importDocuments(ctx context.Context, cl *client.Client, fl *import
 		return err
 	}
 	var progress importer.Progress
-	source, closeSource, err := a.importSource(fl, args[1:], &progress)
+	source, closeSource, err := a.importSource(fl, args, &progress)
 	if err != nil {
 		return err
 	}
@@ -78,15 +89,12 @@ func (a *app) importDocuments(ctx context.Context, cl *client.Client, fl *import
 			fmt.Fprintln(a.stderr, "failed: more; the JSON output lists up to 1000")
 		}
 	}}
+	stop := func() {}
 	if !fl.quiet {
-		stop := progress.Show(a.stderr, terminal(a.stderr))
-		defer func() { stop() }()
-		report, err := importer.Run(ctx, importTarget{cl, args[0]}, source, opts)
-		stop()
-		stop = func() {}
-		return a.importResult(report, err)
+		stop = progress.Show(a.stderr, terminal(a.stderr))
 	}
-	report, err := importer.Run(ctx, importTarget{cl, args[0]}, source, opts)
+	report, err := importer.Run(ctx, importTarget{cl, fl.collection}, source, opts)
+	stop()
 	return a.importResult(report, err)
 }
 

@@ -22,9 +22,11 @@ type readFlags struct {
 	minIndex     uint64
 }
 
-func (r *readFlags) add(cmd *cobra.Command) {
+// add declares them. The default of the commands is linearizable, unlike the
+// API's: a person who has just written something expects to read it.
+func (r *readFlags) add(cmd *cobra.Command, level string) {
 	f := cmd.Flags()
-	f.StringVar(&r.consistency, "consistency", "local", "local, bounded, session or linearizable")
+	f.StringVar(&r.consistency, "consistency", level, "local, bounded, session or linearizable")
 	f.DurationVar(&r.maxStaleness, "max-staleness", time.Second, "how old a bounded read may be")
 	f.Uint64Var(&r.minIndex, "min-index", 0, "the index that a session read must see")
 }

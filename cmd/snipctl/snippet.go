@@ -35,7 +35,7 @@ func (a *app) snippetGet() *cobra.Command {
 		text       bool
 	)
 	cmd := &cobra.Command{Use: "get COLLECTION ID INDEX", Short: "show one snippet", Args: cobra.ExactArgs(3)}
-	read.add(cmd)
+	read.add(cmd, client.LevelLinearizable)
 	cmd.Flags().BoolVar(&embeddings, "embeddings", false, "with its vector (in JSON)")
 	cmd.Flags().BoolVar(&text, "text", false, "print the text and nothing else")
 	cmd.RunE = a.run(func(ctx context.Context, cl *client.Client, args []string) error {
@@ -71,7 +71,7 @@ func snippetFields(s *wire.Snippet) *table {
 func (a *app) snippetList() *cobra.Command {
 	var read readFlags
 	cmd := &cobra.Command{Use: "list COLLECTION ID", Short: "list a document's snippets", Args: cobra.ExactArgs(2)}
-	read.add(cmd)
+	read.add(cmd, client.LevelLinearizable)
 	cmd.RunE = a.run(func(ctx context.Context, cl *client.Client, args []string) error {
 		opts, err := read.options()
 		if err != nil {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -40,20 +42,29 @@ func (a *app) survey(ctx context.Context) []view {
 
 func (a *app) ask(ctx context.Context, endpoint string) view {
 	v := view{endpoint: endpoint}
+	ctx, cancel := context.WithTimeout(ctx, min(a.timeout, surveyTimeout))
+	defer cancel()
 	o := a.clientOptions()
-	o.Timeout, o.MaxAttempts = min(a.timeout, surveyTimeout), 1
+	// The first failure is the answer: a refused connection is known at once,
+	// and waiting for a better one would delay the whole table.
+	var first error
+	o.OnRetry = func(e client.RetryEvent) {
+		first = e.Err
+		cancel()
+	}
 	cl, err := client.New([]string{endpoint}, o)
 	if err != nil {
 		v.err = err
 		return v
 	}
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
-	defer cancel()
 	v.sent = time.Now()
 	status, meta, err := cl.Status(ctx)
 	v.rtt = time.Since(v.sent)
 	v.status, v.node, v.err = status, meta.Node, err
+	if err != nil && first != nil {
+		v.err = first
+	}
 	return v
 }
 
@@ -134,11 +145,20 @@ func sameAddress(a, b string) bool {
 	return plain(a) == plain(b)
 }
 
-// short is the last part of an error's text: the cause, without who called whom.
+// short is the cause of an error, without who asked whom.
 func short(err error) string {
-	text := err.Error()
-	if at := strings.LastIndex(text, ": "); at >= 0 && at+2 < len(text) {
-		text = text[at+2:]
+	var e *client.Error
+	if !errors.As(err, &e) {
+		return err.Error()
 	}
-	return text
+	switch {
+	case errors.Is(e.Cause, context.DeadlineExceeded):
+		return "no answer in time"
+	case e.Cause != nil:
+		return e.Cause.Error()
+	case e.Problem.Code != "":
+		return fmt.Sprintf("%d %s: %s", e.Status, e.Problem.Code, e.Problem.Detail)
+	default:
+		return fmt.Sprintf("%d %s; is it a snipdb node?", e.Status, http.StatusText(e.Status))
+	}
 }

@@ -42,6 +42,9 @@ Without a condition it waits for --ready and --leader.`,
 			if !w.ready && !w.leader && w.nodes == 0 && w.index == 0 {
 				w.ready, w.leader = true, true
 			}
+			if cmd.Flags().Changed("timeout") && !cmd.Flags().Changed("deadline") {
+				w.deadline = a.timeout // what one means by it here
+			}
 			if w.deadline <= 0 {
 				return usagef("--deadline must be above 0")
 			}
