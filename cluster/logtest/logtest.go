@@ -78,7 +78,8 @@ func entry(index, term uint64) *raft.Log {
 	}
 }
 
-func entries(first, last, term uint64) []*raft.Log {
+// Entries are distinguishable entries of one term, first to last.
+func Entries(first, last, term uint64) []*raft.Log {
 	var logs []*raft.Log
 	for i := first; i <= last; i++ {
 		logs = append(logs, entry(i, term))
@@ -162,62 +163,62 @@ func fields(t *testing.T, h *harness) {
 }
 
 func survives(_ *testing.T, h *harness) {
-	h.store(entries(1, 100, 3)...)
+	h.store(Entries(1, 100, 3)...)
 	h.reopen()
 	h.wantBounds(1, 100)
-	h.wantEntries(entries(1, 100, 3)...)
+	h.wantEntries(Entries(1, 100, 3)...)
 	h.wantNone(101)
 }
 
 func batch(_ *testing.T, h *harness) {
-	h.store(entries(1, 64, 1)...)
-	h.store(entries(65, 128, 1)...)
+	h.store(Entries(1, 64, 1)...)
+	h.store(Entries(65, 128, 1)...)
 	h.wantBounds(1, 128)
-	h.wantEntries(entries(1, 128, 1)...)
+	h.wantEntries(Entries(1, 128, 1)...)
 }
 
 func deleteHead(_ *testing.T, h *harness) {
-	h.store(entries(1, 50, 1)...)
+	h.store(Entries(1, 50, 1)...)
 	h.remove(1, 30)
 	for range 2 {
 		h.wantBounds(31, 50)
 		h.wantNone(1, 30)
-		h.wantEntries(entries(31, 50, 1)...)
+		h.wantEntries(Entries(31, 50, 1)...)
 		h.reopen()
 	}
 }
 
 func deleteTail(_ *testing.T, h *harness) {
-	h.store(entries(1, 50, 1)...)
+	h.store(Entries(1, 50, 1)...)
 	h.remove(40, 50)
 	h.wantBounds(1, 39)
 	h.wantNone(40, 50)
-	h.store(entries(40, 45, 2)...)
+	h.store(Entries(40, 45, 2)...)
 	for range 2 {
 		h.wantBounds(1, 45)
-		h.wantEntries(entries(1, 39, 1)...)
-		h.wantEntries(entries(40, 45, 2)...)
+		h.wantEntries(Entries(1, 39, 1)...)
+		h.wantEntries(Entries(40, 45, 2)...)
 		h.wantNone(46, 50)
 		h.reopen()
 	}
 }
 
 func deleteAll(_ *testing.T, h *harness) {
-	h.store(entries(5, 20, 1)...)
+	h.store(Entries(5, 20, 1)...)
 	h.remove(5, 20)
 	h.wantBounds(0, 0)
 	h.reopen()
 	h.wantBounds(0, 0)
-	h.store(entries(1001, 1003, 4)...)
+	h.store(Entries(1001, 1003, 4)...)
 	h.reopen()
 	h.wantBounds(1001, 1003)
 	h.wantNone(20, 1000)
-	h.wantEntries(entries(1001, 1003, 4)...)
+	h.wantEntries(Entries(1001, 1003, 4)...)
 }
 
 func deleteNothing(_ *testing.T, h *harness) {
 	h.remove(1, 10)
-	h.store(entries(5, 6, 1)...)
+	h.store(Entries(5, 6, 1)...)
 	h.remove(7, 100)
 	h.remove(1, 4)
 	h.wantBounds(5, 6)
@@ -235,7 +236,7 @@ func ownership(t *testing.T, h *harness) {
 		t.Fatal(err)
 	}
 	h.remove(1, 1)
-	h.store(entries(2, 50, 9)...)
+	h.store(Entries(2, 50, 9)...)
 	if !bytes.Equal(got.Data, entry(1, 1).Data) {
 		t.Fatalf("an entry that was read changed to %q after it was deleted", got.Data)
 	}
@@ -252,7 +253,7 @@ func large(_ *testing.T, h *harness) {
 func storeNothing(_ *testing.T, h *harness) {
 	h.store()
 	h.wantBounds(0, 0)
-	h.store(entries(1, 2, 1)...)
+	h.store(Entries(1, 2, 1)...)
 	h.store()
 	h.wantBounds(1, 2)
 }
