@@ -150,7 +150,9 @@ func IdempotencyKey(key string) WriteOption {
 
 // WithoutIdempotencyKey sends no key: it saves the node a row, and the write
 // is not repeated once it may have been sent.
-func WithoutIdempotencyKey() WriteOption { return writeOption(func(cfg *callConfig) { cfg.noKey = true }) }
+func WithoutIdempotencyKey() WriteOption {
+	return writeOption(func(cfg *callConfig) { cfg.noKey = true })
+}
 
 func readConfig(opts []ReadOption) *callConfig {
 	cfg := &callConfig{}

@@ -28,8 +28,10 @@ type endpoint struct {
 	// the leader, but take no share of the reads.
 	learned bool
 	// fails counts the failures in a row; until downUntil the node is passed over.
+	// probing says that one call tries whether it is back.
 	fails     int
 	downUntil time.Time
+	probing   bool
 }
 
 // pool is what the client knows of the nodes. Its methods do no I/O.
@@ -73,7 +75,7 @@ func newPool(urls []string, discover bool) (*pool, error) {
 
 // baseURL checks and normalises an endpoint.
 func baseURL(text string) (string, error) {
-	full := strings.TrimRight(strings.TrimSpace(text), "/")
+	full := strings.TrimSpace(text)
 	if full != "" && !strings.Contains(full, "://") {
 		full = "http://" + full
 	}
@@ -81,7 +83,7 @@ func baseURL(text string) (string, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		return "", fmt.Errorf("client: the endpoint %q is no base URL, as http://10.0.0.1:8001", text)
 	}
-	return full, nil
+	return strings.TrimRight(full, "/"), nil
 }
 
 // find returns the endpoint with the URL, or nil.
@@ -128,7 +130,7 @@ func (p *pool) pick(write bool, tried map[*endpoint]bool) *endpoint {
 			if e.fails > 0 {
 				// One call finds out whether the node is back; the others
 				// pass it over in the meantime.
-				e.downUntil = now.Add(pause(e.fails))
+				e.downUntil, e.probing = now.Add(pause(e.fails)), true
 			}
 			return e
 		}
@@ -165,10 +167,11 @@ func (p *pool) down(e *endpoint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
-	if !e.downUntil.After(now) || e.fails == 0 {
+	if e.probing || !e.downUntil.After(now) {
 		// Of many calls that fail together, one counts.
 		e.fails++
 	}
+	e.probing = false
 	d := pause(e.fails)
 	e.downUntil = now.Add(d/2 + rand.N(d/2+1))
 	if p.leader == e {
@@ -180,7 +183,7 @@ func (p *pool) down(e *endpoint) {
 func (p *pool) up(e *endpoint, node string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e.fails, e.downUntil = 0, time.Time{}
+	e.fails, e.downUntil, e.probing = 0, time.Time{}, false
 	if node != "" {
 		e.node = node
 	}

@@ -46,6 +46,8 @@ type trial struct {
 	// maybe is set once an attempt may have been applied.
 	maybe  bool
 	gaveUp string
+	// answered is the last failure that a node explained.
+	answered *failure
 }
 
 func newTrial(c *core, r *request) *trial {
@@ -165,6 +167,9 @@ func (t *trial) again(ctx context.Context, ep *endpoint, f *failure) bool {
 	v := t.judge(f)
 	t.maybe = t.maybe || v.maybe || f.partial
 	f.err.Attempts = t.attempts
+	if f.err.Status != 0 {
+		t.answered = f
+	}
 	t.learn(ctx, ep, f, v)
 	if !v.again || t.r.once || t.c.isClosed() {
 		if v.maybe && !t.r.repeatable() && !t.r.once {
@@ -270,6 +275,11 @@ func (t *trial) delay(ep *endpoint, f *failure, v verdict) time.Duration {
 
 // final makes the error of the call from its last failure.
 func (t *trial) final(ctx context.Context, f *failure) *Error {
+	if t.gaveUp == GaveUpDeadline && f.err.Status == 0 && t.answered != nil && ctx.Err() != nil {
+		// The last attempt was cut off; what a node said before says more.
+		t.answered.err.Attempts = t.attempts
+		f = t.answered
+	}
 	e := f.err
 	e.GaveUp = t.gaveUp
 	if e.Cause == nil && t.gaveUp == GaveUpDeadline {

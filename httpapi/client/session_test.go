@@ -1,0 +1,162 @@
+package client
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/snipdb/snipdb/httpapi/wire"
+)
+
+// lastQuery returns the parameters of the last request.
+func (c *fakeCluster) lastQuery() url.Values {
+	all := c.requests()
+	v, err := url.ParseQuery(all[len(all)-1].query)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return v
+}
+
+func TestASessionAsksForWhatItHasSeen(t *testing.T) {
+	c := newFakeCluster(t, 2)
+	s := c.client(nil).NewSession()
+	// Nothing is seen yet, so nothing is asked for.
+	if _, _, err := s.GetDocument(t.Context(), "c", "d"); !IsNotFound(err) {
+		t.Fatal(err)
+	}
+	if q := c.lastQuery(); len(q) != 0 {
+		t.Fatalf("the first read asked for %v", q)
+	}
+	for want := uint64(1); want <= 3; want++ {
+		if _, _, err := s.PutDocument(t.Context(), "c", "d", content("x")); err != nil {
+			t.Fatal(err)
+		}
+		if q := c.lastQuery(); len(q) != 0 {
+			t.Fatalf("a write carries %v", q)
+		}
+		if _, _, err := s.GetDocument(t.Context(), "c", "d"); err != nil {
+			t.Fatal(err)
+		}
+		q := c.lastQuery()
+		if q.Get("consistency") != "session" || q.Get("min_index") != fmt.Sprint(want) || q.Get("cluster_id") != "c1" || s.Index() != want {
+			t.Fatalf("after write %d the read asked for %v", want, q)
+		}
+	}
+	// A read that saw more moves the session; one that saw less does not.
+	for _, step := range []struct{ index, want uint64 }{{50, 50}, {20, 50}} {
+		c.with(func() { c.index = step.index })
+		if _, _, err := s.GetDocument(t.Context(), "c", "d"); err != nil {
+			t.Fatal(err)
+		}
+		if s.Index() != step.want {
+			t.Fatalf("the session is at %d after an answer at %d", s.Index(), step.index)
+		}
+	}
+	// Two sessions, and the client below, do not share it.
+	client := s.Client
+	if other := client.NewSession(); other.Index() != 0 || other.Cluster() != "" {
+		t.Fatalf("a new session begins at %d", other.Index())
+	}
+	// An explicit level takes the place of the session's.
+	if _, _, err := s.GetDocument(t.Context(), "c", "d", WithConsistency(Linearizable())); err != nil {
+		t.Fatal(err)
+	}
+	if q := c.lastQuery(); q.Get("consistency") != "linearizable" || q.Has("min_index") {
+		t.Fatalf("asked for %v", q)
+	}
+}
+
+func TestASessionNoticesAnotherCluster(t *testing.T) {
+	for name, step := range map[string]func(s *Session) error{
+		"a read":  func(s *Session) error { _, _, err := s.GetDocument(t.Context(), "c", "d"); return err },
+		"a write": func(s *Session) error { _, _, err := s.PutDocument(t.Context(), "c", "d", content("x")); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newFakeCluster(t, 1)
+			s := c.client(nil).NewSession()
+			if _, _, err := s.PutDocument(t.Context(), "c", "d", content("x")); err != nil {
+				t.Fatal(err)
+			}
+			c.with(func() { c.id = "c2" })
+			if err := step(s); !IsWrongCluster(err) {
+				t.Fatalf("error %v", err)
+			}
+			if s.Index() != 0 || s.Cluster() != "" {
+				t.Fatalf("the session was not reset: %d, %q", s.Index(), s.Cluster())
+			}
+			if _, _, err := s.GetDocument(t.Context(), "c", "d"); err != nil || s.Cluster() != "c2" {
+				t.Fatalf("afterwards: %q, %v", s.Cluster(), err)
+			}
+		})
+	}
+}
+
+func TestASessionIsResetWhenTheNodeRefusesItsCluster(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	s := c.client(nil).ResumeSession("old", 7)
+	c.setHook(once(isMethod(http.MethodGet), func(n *fakeNode, w http.ResponseWriter, _ *http.Request, _ []byte) {
+		n.problem(w, wire.CodeWrongCluster, "", 0)
+	}))
+	if _, _, err := s.GetDocument(t.Context(), "c", "d"); !IsWrongCluster(err) {
+		t.Fatal(err)
+	}
+	q := c.lastQuery()
+	if q.Get("min_index") != "7" || q.Get("cluster_id") != "old" {
+		t.Fatalf("asked for %v", q)
+	}
+	if s.Index() != 0 {
+		t.Fatalf("the session is still at %d", s.Index())
+	}
+}
+
+func TestASessionIsMonotonicUnderConcurrentUse(t *testing.T) {
+	c := newFakeCluster(t, 2)
+	s := c.client(nil).NewSession()
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for range 20 {
+				_, meta, err := s.PutDocument(t.Context(), "c", "d", content("x"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if at := s.Index(); at < meta.Index {
+					t.Errorf("the session is at %d, a write of it at %d", at, meta.Index)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if s.Index() != 320 {
+		t.Errorf("the session is at %d after 320 writes", s.Index())
+	}
+}
+
+func TestTheConsistencyLevelsOnTheWire(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	cl := c.client(func(o *Options) { o.DefaultConsistency = Bounded(500 * time.Millisecond) })
+	for want, opts := range map[string][]ReadOption{
+		"consistency=bounded&max_staleness=500ms": nil,
+		"":                                 {WithConsistency(Local())},
+		"consistency=session&min_index=42": {WithConsistency(AtIndex(42))},
+		"consistency=linearizable":         {WithConsistency(Linearizable())},
+		"consistency=linearizable&with_embeddings=base64": {WithConsistency(Linearizable()), WithEmbeddings(AsBase64)},
+	} {
+		if _, _, err := cl.GetDocument(t.Context(), "c", "d", opts...); !IsNotFound(err) {
+			t.Fatal(err)
+		}
+		if got := c.lastQuery().Encode(); got != want {
+			t.Errorf("sent %q, want %q", got, want)
+		}
+	}
+	for _, bad := range []Consistency{{Level: "strong"}, {Level: LevelBounded}} {
+		if _, _, err := cl.GetDocument(t.Context(), "c", "d", WithConsistency(bad)); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+}
