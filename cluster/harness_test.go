@@ -284,7 +284,7 @@ func (p *proxy) hangUp(which func(from string) bool) {
 	}
 }
 
-func newProxy(t *testing.T, w *network, node string) *proxy {
+func newProxy(t testing.TB, w *network, node string) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -374,7 +374,7 @@ type testNode struct {
 
 // testCluster is a network of nodes in this process.
 type testCluster struct {
-	t     *testing.T
+	t     testing.TB
 	root  string
 	net   *network
 	nodes map[string]*testNode
@@ -384,7 +384,7 @@ type testCluster struct {
 	parts func(id string, p *Parts)
 }
 
-func newTestCluster(t *testing.T) *testCluster {
+func newTestCluster(t testing.TB) *testCluster {
 	t.Helper()
 	root := t.TempDir() // first: cleanups run backwards, and nodes must stop before it is removed
 	ignore := goleak.IgnoreCurrent()
@@ -401,7 +401,7 @@ func newTestCluster(t *testing.T) *testCluster {
 }
 
 // testLog shows the nodes' logs of a failed test.
-func testLog(t *testing.T) *slog.Logger {
+func testLog(t testing.TB) *slog.Logger {
 	if os.Getenv("CLUSTER_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}
@@ -573,7 +573,7 @@ func (c *testCluster) follower() *testNode {
 }
 
 // eventually polls until f returns nil.
-func eventually(t *testing.T, what string, f func() error) {
+func eventually(t testing.TB, what string, f func() error) {
 	t.Helper()
 	deadline := time.Now().Add(waitLimit)
 	tick := time.NewTicker(5 * time.Millisecond)

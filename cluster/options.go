@@ -85,8 +85,8 @@ type Options struct {
 	// GroupCommit joins the commands that wait into one entry. Off: one
 	// command an entry (for measurements). Default on.
 	GroupCommit bool
-	// MaxInflightEntries is how many entries may be on their way at once.
-	// Default 2, measured: see DESIGN.md.
+	// MaxInflightEntries is how many entries may be on their way at once, with
+	// GroupCommit. Default 2, measured: see DESIGN.md.
 	MaxInflightEntries int
 	// MaxEntryCommands bounds the commands of one entry. Default 512.
 	MaxEntryCommands int

@@ -23,6 +23,10 @@ const (
 	abandoned              // its caller left before it was proposed: never will be
 )
 
+// ungroupedWorkers is how many entries are on their way when each has one
+// command: as many as Raft itself writes at once, twice.
+const ungroupedWorkers = 2 * maxAppendEntries
+
 // proposal is one command on its way.
 type proposal struct {
 	encoded []byte
@@ -177,7 +181,11 @@ func (p *proposer) start() {
 		return
 	}
 	p.started = true
-	for range p.n.o.MaxInflightEntries {
+	workers := p.n.o.MaxInflightEntries
+	if !p.n.o.GroupCommit {
+		workers = ungroupedWorkers
+	}
+	for range workers {
 		p.workers.Add(1)
 		go p.work()
 	}
