@@ -15,6 +15,8 @@ package storage
 // #cgo nocallback snip_scan_drain
 // #cgo noescape snip_rocksdb_version
 // #cgo nocallback snip_rocksdb_version
+// #cgo noescape snip_crc
+// #cgo nocallback snip_crc
 // #include "native.h"
 import "C"
 
@@ -60,8 +62,41 @@ func linkedVersion() (major, minor, patch int) {
 
 // CheckLinkedVersion returns an error with instructions if the RocksDB
 // library that the process runs with is not of the major version it was
-// built for. A process should call it before it opens anything.
-func CheckLinkedVersion() error { return checkVersion(linkedVersion()) }
+// built for, or if its checksums are not what this package computes faster. A
+// process should call it before it opens anything.
+func CheckLinkedVersion() error {
+	if err := checkVersion(linkedVersion()); err != nil {
+		return err
+	}
+	return checkChecksum()
+}
+
+// checkChecksum compares both CRC-32C functions, for all lengths and
+// alignments that take another way through the code.
+func checkChecksum() error {
+	var data [64]byte
+	for i := range data {
+		data[i] = byte(i*37 + 1)
+	}
+	for from := range 9 {
+		for to := from; to <= len(data); to++ {
+			own, ok1 := crc32c(true, uint32(to), data[from:to])
+			library, ok2 := crc32c(false, uint32(to), data[from:to])
+			if ok1 && ok2 && own != library {
+				return fmt.Errorf("storage: the checksums of RocksDB %s are not those that this program computes:"+
+					" run deploy/setup.sh, which installs the right library, and build again", LinkedVersion())
+			}
+		}
+	}
+	return nil
+}
+
+// crc32c computes a CRC-32C with this package's function or the library's.
+func crc32c(own bool, init uint32, data []byte) (crc uint32, ok bool) {
+	var c C.uint32_t
+	ok = C.snip_crc(cBool(own), C.uint32_t(init), bytePointer(data), C.size_t(len(data)), &c) != 0
+	return uint32(c), ok
+}
 
 func checkVersion(major, minor, patch int) error {
 	if major == expectedMajor {
@@ -70,6 +105,9 @@ func checkVersion(major, minor, patch int) error {
 	return fmt.Errorf("storage: this program needs RocksDB %d (Debian 12 has 7.8.3), but it runs with RocksDB %d.%d.%d:"+
 		" run deploy/setup.sh, which installs the right library, and build again", expectedMajor, major, minor, patch)
 }
+
+// checksumActive says whether RocksDB uses this package's CRC-32C.
+func checksumActive() bool { return C.snip_crc_active() != 0 }
 
 // handle returns the C pointer of a grocksdb object, which is its first field
 // ("c", unexported). TestGrocksdbLayout holds the pinned version to that.

@@ -74,6 +74,12 @@ void snip_options_extra(rocksdb_options_t* o, int avoid_flush_during_recovery,
 // it says itself at run time: major, minor, patch.
 void snip_rocksdb_version(int* major, int* minor, int* patch);
 
+// snip_crc computes a CRC-32C with this package's function (own != 0) or with
+// the library's, and returns 0 if there is none. snip_crc_active says whether
+// RocksDB uses this package's. See native_crc.cc.
+int snip_crc(int own, uint32_t init, const char* data, size_t n, uint32_t* crc);
+int snip_crc_active(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -215,11 +215,8 @@ func (r *resolved) value(s *optionSpec, cf int) setting {
 			text = def[profileIndex[r.profile]]
 		}
 	}
-	switch s.name {
-	case "block_cache_bytes":
-		text, source = formatBytes(r.memory*cachePercent/100), "memory budget"
-	case "write_buffer_manager_bytes":
-		text, source = formatBytes(r.memory*memtablePercent/100), "memory budget"
+	if s.percent != 0 {
+		text, source = formatBytes(r.memory*s.percent/100), "memory budget"
 	}
 	v, err := s.parse(text)
 	if err != nil {

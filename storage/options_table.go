@@ -32,6 +32,7 @@ type optionSpec struct {
 	kind     int
 	scope    int
 	def      [3]string // for the profiles small, default, large
+	percent  int64     // if not 0, the default is this share of the memory budget
 	min, max float64
 	words    []string
 	help     string
@@ -53,8 +54,11 @@ func OptionDocs() []OptionDoc {
 	docs := make([]OptionDoc, 0, len(optionSpecs))
 	for i := range optionSpecs {
 		s := &optionSpecs[i]
-		docs = append(docs, OptionDoc{Name: s.name, Small: s.def[0], Default: s.def[1], Large: s.def[2],
-			PerFamily: s.scope == scopeFamily, Help: s.help})
+		def := s.def
+		if s.percent != 0 {
+			def = same(fmt.Sprintf("%d %% of the memory budget", s.percent))
+		}
+		docs = append(docs, OptionDoc{Name: s.name, Small: def[0], Default: def[1], Large: def[2], PerFamily: s.scope == scopeFamily, Help: s.help})
 	}
 	return docs
 }
@@ -80,13 +84,13 @@ func same(v string) [3]string { return [3]string{v, v, v} }
 // where it has one.
 var optionSpecs = []optionSpec{
 	// Memory.
-	{name: "block_cache_bytes", kind: kindBytes, scope: scopeProcess, def: same("0"), min: 4 * mib, max: tib,
+	{name: "block_cache_bytes", kind: kindBytes, scope: scopeProcess, percent: cachePercent, min: 4 * mib, max: tib,
 		help: "cache of uncompressed blocks, with indexes and filters; half of the memory budget unless set. Too small: many reads from disk, block cache full"},
 	{name: "block_cache_strict", kind: kindBool, scope: scopeProcess, def: same("true"),
 		help: "the block cache never grows over its size; a read that finds it full of blocks in use goes past it"},
 	{name: "block_cache_high_pri_ratio", kind: kindFloat, scope: scopeProcess, def: same("0.5"), min: 0, max: 1,
 		help: "share of the block cache kept for indexes and filters"},
-	{name: "write_buffer_manager_bytes", kind: kindBytes, scope: scopeProcess, def: same("0"), min: 4 * mib, max: tib,
+	{name: "write_buffer_manager_bytes", kind: kindBytes, scope: scopeProcess, percent: memtablePercent, min: 4 * mib, max: tib,
 		help: "bound on all memtables together, 30 % of the memory budget unless set: when it is reached, the oldest is flushed. Too small: many small files in level 0"},
 	{name: "rate_limiter_bytes_per_sec", kind: kindBytes, scope: scopeProcess, def: [3]string{"128MiB", "256MiB", "1GiB"}, min: 0, max: tib,
 		help: "bound on the disk rate of flushes and compactions, so that they leave room for the log's syncs; 0 is none. Too low: pending compaction bytes grow"},
@@ -264,8 +268,7 @@ func (s *optionSpec) parse(text string) (setting, error) {
 	if err != nil || math.IsNaN(v.float) {
 		return setting{}, fmt.Errorf("must be a number, it is %q", text)
 	}
-	// A computed default ("0") is never below its own bound for lack of a value.
-	if computed := s.scope == scopeProcess && s.def[0] == "0" && text == "0"; !computed && (v.float < s.min || v.float > s.max) {
+	if v.float < s.min || v.float > s.max {
 		return setting{}, fmt.Errorf("must be %s to %s, it is %s", s.bound(s.min), s.bound(s.max), v.text)
 	}
 	return v, nil
