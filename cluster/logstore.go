@@ -77,17 +77,70 @@ func newGuard(what string, o logStoreOptions) *guard {
 	return g
 }
 
-// do runs one write. The timer is the watchdog: it fires on a goroutine of the
-// runtime while f hangs, so a hung disk can't keep the process.
+// watchSteps is into how many ticks the limit is cut: see watch.
+const watchSteps = 10
+
+// watch is the watchdog of one write. It runs on timers, that is on goroutines
+// of the runtime, so that a hung disk can't keep the process. It counts ticks
+// instead of looking at the clock: a process that was stopped for a while
+// (SIGSTOP, a virtual machine on its way to another host) comes back one tick
+// older, and does not take its own sleep for a hung disk.
+type watch struct {
+	step    time.Duration
+	expired func()
+
+	mu    sync.Mutex // guards what follows
+	timer *time.Timer
+	ticks int
+	done  bool
+}
+
+func startWatch(limit time.Duration, expired func()) *watch {
+	w := &watch{step: limit / watchSteps, expired: expired}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(w.step, w.tick)
+	return w
+}
+
+func (w *watch) tick() {
+	w.mu.Lock()
+	if w.done {
+		w.mu.Unlock()
+		return
+	}
+	if w.ticks++; w.ticks < watchSteps {
+		w.timer.Reset(w.step)
+		w.mu.Unlock()
+		return
+	}
+	w.done = true
+	w.mu.Unlock()
+	w.expired()
+}
+
+// inTime ends the watch; false if it has expired.
+func (w *watch) inTime() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.done {
+		return false
+	}
+	w.done = true
+	w.timer.Stop()
+	return true
+}
+
+// do runs one write under the watchdog.
 func (g *guard) do(op string, f func() error) error {
 	if g.state.Load() == guardFailed {
 		return errStopped
 	}
-	timer := time.AfterFunc(g.limit, func() {
+	w := startWatch(g.limit, func() {
 		g.fail(fmt.Errorf("cluster: %s: %s: the disk did not answer in %v: check the disk; this node restarts without loss", g.what, op, g.limit))
 	})
 	err := f()
-	if !timer.Stop() {
+	if !w.inTime() {
 		// Too late, whatever f says: see the type's comment.
 		return errStopped
 	}

@@ -6,12 +6,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -475,6 +477,56 @@ func TestHungDiskEndsTheProcess(t *testing.T) {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), "this node stops: its storage failed") {
 		t.Fatalf("the process ended with %v and wrote:\n%s", err, out)
+	}
+}
+
+// TestStoppedProcessIsNoHungDisk stops a process in the middle of a write, for
+// longer than the limit, and lets it go on.
+func TestStoppedProcessIsNoHungDisk(t *testing.T) {
+	if os.Getenv("SNIPDB_TEST_STOPPED") == "1" {
+		b := &brokenStore{LogStore: NewEntryLogStore(newMemLog()), hang: make(chan struct{})}
+		s, err := newLogStore(b, logStoreOptions{Limit: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			fmt.Println("writing")
+			for range 3 { // after the stop, one of these is still to come
+				time.Sleep(100 * time.Millisecond)
+			}
+			close(b.hang)
+		}()
+		if err := s.StoreLog(testEntry(1, 1)); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestStoppedProcessIsNoHungDisk$")
+	cmd.Env = append(os.Environ(), "SNIPDB_TEST_STOPPED=1")
+	var errOut bytes.Buffer
+	cmd.Stderr = &errOut
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill() //nolint:errcheck // it has ended, if all is well
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	// This is the stop itself, and no waiting for anything.
+	time.Sleep(1500 * time.Millisecond)
+	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	rest, _ := io.ReadAll(out)
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("the process ended with %v and wrote:\n%s%s", err, rest, errOut.String())
 	}
 }
 
