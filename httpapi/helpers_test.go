@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/snipdb/snipdb/cluster/contract"
 	"github.com/snipdb/snipdb/fsm/command"
 	"github.com/snipdb/snipdb/httpapi/wire"
 )
@@ -130,4 +131,11 @@ func (n *node) want(tb testing.TB, status int, out any, method, path, body strin
 // contextFor returns a context that ends after d.
 func contextFor(d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), d)
+}
+
+// leaderNamed is this node's leader under another name.
+func (n *node) leaderNamed(id string) contract.LeaderInfo {
+	l := n.Leader()
+	l.ID = id
+	return l
 }

@@ -36,6 +36,10 @@ const (
 	// the node is overloaded.
 	importRetryBase = 50 * time.Millisecond
 	importRetryMax  = 5 * time.Second
+	// importLinger and importLingerBytes bound what is read of a client that
+	// has not seen yet that its import ended.
+	importLinger      = time.Second
+	importLingerBytes = 64 << 20
 )
 
 // importLine is one line on its way. Its result is there when done is closed.
@@ -155,6 +159,9 @@ func (im *importer) run() error {
 	for range im.queue { // what was read after the writer gave up
 	}
 	im.workers.Wait()
+	if writeErr == nil {
+		im.body.linger()
+	}
 	return writeErr
 }
 
@@ -238,6 +245,9 @@ type deadlineReader struct {
 	// mu makes "not stopped, so a new deadline" one step: otherwise a reader
 	// could overwrite the deadline by which wake ends its wait.
 	mu sync.Mutex
+	// eof is set at the end of the body. Only who reads, or who waited for
+	// the reader, looks at it.
+	eof bool
 }
 
 func (d *deadlineReader) Read(p []byte) (int, error) {
@@ -250,9 +260,22 @@ func (d *deadlineReader) Read(p []byte) (int, error) {
 	d.mu.Unlock()
 	n, err := d.body.Read(p)
 	if errors.Is(err, io.EOF) {
+		d.eof = true
 		_ = d.control.SetReadDeadline(time.Time{})
 	}
 	return n, err
+}
+
+// linger reads what the client still sends after an import that ended early,
+// for a moment. To close a connection with unread bytes resets it, and the
+// reset would take the last answers from the client. Nobody else may be
+// reading any more.
+func (d *deadlineReader) linger() {
+	if d.eof {
+		return
+	}
+	_ = d.control.SetReadDeadline(time.Now().Add(importLinger))
+	_, _ = io.CopyN(io.Discard, d.body, importLingerBytes)
 }
 
 // wake ends a read that waits; stopped must be true already.

@@ -28,11 +28,15 @@ func (c *call) forwardStream(leader contract.LeaderInfo) (*reply, error) {
 	resp, err := c.roundTrip(leader, body, -1)
 	if err != nil {
 		body.finish()
-		return nil, err
+		c.g.Writer.Header().Set("Connection", "close") // the body is not read to its end
+		c.fail(err)
+		body.linger()
+		return &reply{written: true}, nil
 	}
 	defer func() {
 		_ = resp.Body.Close()
 		body.finish()
+		body.linger()
 	}()
 	c.copyHeaders(resp)
 	if resp.StatusCode != http.StatusOK {
