@@ -53,7 +53,12 @@ var mayImport = map[string][]string{
 	// Starts the built binaries for tests and talks HTTP to them.
 	"cmd/proctest": {"httpapi/wire"},
 
-	"cmd/snipctl": {"httpapi/client", "httpapi/wire", "cluster/contract", "storage/snippet"},
+	"cmd/snipctl/bench":    {"httpapi/client", "httpapi/wire", "storage/snippet"},
+	"cmd/snipctl/doctor":   {"httpapi/wire"},
+	"cmd/snipctl/importer": {"httpapi/wire", "storage/snippet"},
+	"cmd/snipctl": {
+		"cmd/snipctl/bench", "cmd/snipctl/doctor", "cmd/snipctl/importer", "httpapi/client", "httpapi/wire",
+	},
 	"cmd/snipdb": {
 		"storage", "storage/contention", "storage/snippet", "fsm", "fsm/snapshot", "fsm/command",
 		"cluster", "cluster/contract", "httpapi", "httpapi/wire",
@@ -81,9 +86,10 @@ var foreign = map[string][]string{
 		"github.com/google/uuid", "golang.org/x/",
 	},
 	"httpapi/client": {"github.com/cenkalti/backoff/v5", "github.com/google/uuid", "golang.org/x/"},
+	"cmd/snipctl/bench":    {"github.com/HdrHistogram/hdrhistogram-go"},
+	"cmd/snipctl/importer": {"golang.org/x/"},
 	"cmd/snipctl": {
-		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/HdrHistogram/hdrhistogram-go",
-		"github.com/google/uuid", "golang.org/x/",
+		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml",
 	},
 	"cmd/snipdb": {
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/prometheus/client_golang/",

@@ -46,7 +46,7 @@ func (a *app) env(b *benchFlags) *bench.Env {
 		o := a.clientOptions()
 		o.Timeout, o.MaxIdleConns, o.OnRetry, o.VectorsAsNumbers = b.opTimeout, conns+64, onRetry, b.numbers
 		if single {
-			o.MaxAttempts = 1
+			o.MaxAttempts, o.AttemptTimeout = 1, o.Timeout
 		}
 		return client.New(a.endpoints, o)
 	}
@@ -200,8 +200,11 @@ func (a *app) workflowDetails(results []*bench.WorkflowResult) {
 	}
 }
 
+// shownExamples is how many failures a table shows in full; JSON has more.
+const shownExamples = 3
+
 func (a *app) examples(list []string) {
-	for _, e := range list {
+	for _, e := range list[:min(len(list), shownExamples)] {
 		fmt.Fprintln(a.stdout, "  - "+clean(e))
 	}
 }
@@ -354,7 +357,7 @@ is 1 if the goodput is below --min-goodput of the peak, if anything but 429 and 
 with Retry-After came back, or if the recovery took longer than --max-recovery.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := errors.Join(checkWorkers("clients", []int{o.Clients}), checkWorkers("peak-clients", []int{o.PeakClients})); err != nil {
+			if err := errors.Join(checkWorkers("clients", []int{o.Clients}), checkWorkers("peak-clients", o.PeakClients)); err != nil {
 				return err
 			}
 			if o.Factor <= 0 || o.Time <= 0 || o.PeakTime <= 0 || o.Keys < 1 || o.ValueBytes < 1 {
@@ -375,11 +378,11 @@ with Retry-After came back, or if the recovery took longer than --max-recovery.`
 		},
 	}
 	f := cmd.Flags()
-	f.IntVar(&o.PeakClients, "peak-clients", 64, "clients of the closed loop that finds the peak")
-	f.DurationVar(&o.PeakTime, "peak-duration", 10*time.Second, "how long the peak is measured")
+	f.IntSliceVar(&o.PeakClients, "peak-clients", []int{64, 256, 1024}, "clients of the closed loops, the best of which is the peak")
+	f.DurationVar(&o.PeakTime, "peak-duration", 5*time.Second, "how long each of them lasts")
 	f.Float64Var(&o.Factor, "factor", 3, "the overload's rate is this times the peak")
 	f.DurationVar(&o.Time, "duration", 20*time.Second, "how long the overload lasts")
-	f.IntVar(&o.Clients, "clients", 2048, "requests under way at the same time, at most")
+	f.IntVar(&o.Clients, "clients", 3000, "requests under way at the same time, at most")
 	f.DurationVar(&o.Settle, "settle", 15*time.Second, "how long to wait for the return to normal")
 	f.IntVar(&o.ValueBytes, "value-bytes", 1024, "bytes of text per document")
 	f.Int64Var(&o.Keys, "keys", 10_000, "different documents")
@@ -392,7 +395,8 @@ with Retry-After came back, or if the recovery took longer than --max-recovery.`
 func overloadTable(r *bench.OverloadResult) *table {
 	refused := bench.Counts(r.Refused)
 	t := fields(
-		"peak", fmt.Sprintf("%.0f writes/s, p50 %s, p99 %s", r.Peak, ms(r.PeakLatency.P50), ms(r.PeakLatency.P99)),
+		"light load", fmt.Sprintf("p50 %s, p99 %s", ms(r.Light.P50), ms(r.Light.P99)),
+		"peak", fmt.Sprintf("%.0f writes/s with %d clients, p50 %s, p99 %s", r.Peak, r.PeakClients, ms(r.PeakLatency.P50), ms(r.PeakLatency.P99)),
 		"offered", fmt.Sprintf("%.0f writes/s, of which %.0f/s were sent", r.Offered, r.Sent),
 		"goodput", fmt.Sprintf("%.0f writes/s, %.0f %% of the peak", r.Goodput, 100*r.GoodputShare),
 		"accepted", fmt.Sprintf("p50 %s, p99 %s, max %s", ms(r.Accepted.P50), ms(r.Accepted.P99), ms(r.Accepted.Max)),
@@ -406,7 +410,7 @@ func overloadTable(r *bench.OverloadResult) *table {
 	for _, m := range r.Memory {
 		t.add("memory "+m.ID, fmt.Sprintf("%s before, %s at most, %s after", size(m.Before), size(m.Largest), size(m.After)))
 	}
-	for _, e := range r.Examples {
+	for _, e := range r.Examples[:min(len(r.Examples), shownExamples)] {
 		t.add("example", e)
 	}
 	return t

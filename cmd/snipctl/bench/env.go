@@ -75,7 +75,7 @@ func reason(err error) string {
 		return "other"
 	}
 	switch {
-	case e.Status != 0 && e.Problem.Reason != "":
+	case e.Status != 0 && e.Problem.Reason != "" && e.Problem.Reason != string(e.Problem.Code):
 		return fmt.Sprintf("%d %s %s", e.Status, e.Problem.Code, e.Problem.Reason)
 	case e.Status != 0:
 		return fmt.Sprintf("%d %s", e.Status, e.Problem.Code)

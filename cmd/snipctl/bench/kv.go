@@ -91,8 +91,12 @@ func (k KV) Run(ctx context.Context, env *Env) (*KVResult, error) {
 			return nil, err
 		}
 		r.nodes = env.nodes(ctx, r.cl)
-		for range r.nodes {
+		for _, node := range r.nodes {
 			r.byNode = append(r.byNode, NewRecorder())
+			// A local read of a follower that is behind would not find the keys.
+			if _, _, err := r.session.GetDocument(ctx, r.Collection, r.id(0), client.OnEndpoint(node.Endpoint)); err != nil {
+				return nil, fmt.Errorf("bench: wait for %s to have the keys: %w", node.ID, err)
+			}
 		}
 	}
 	stop := env.live(r.line)
