@@ -7,14 +7,15 @@
 # With a FOLDER the data stays there, and the next run with the same folder
 # starts again from it. Without one it is in a temporary folder, which is
 # removed at the end. RUN_ONCE=1 ends after the demonstration. BASE_PORT (8001)
-# is the first of three HTTP ports; the Raft ports are 1000 below.
+# is the first of three HTTP ports; the Raft ports are 1000 below. BIN is the
+# folder with the two binaries.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly nodes=(n1 n2 n3)
 readonly collection=godoc
 readonly base=${BASE_PORT:-8001}
-readonly bin=bin
+readonly bin=${BIN:-bin}
 pids=()
 dir=""
 remove=""
@@ -130,7 +131,7 @@ main() {
   mkdir -p "$dir"
   dir=$(cd "$dir" && pwd)
   trap stop_nodes EXIT
-  trap 'exit 130' INT
+  trap 'exit 0' INT # the way to end it
   trap 'exit 143' TERM
 
   say "Starting three nodes in $dir"

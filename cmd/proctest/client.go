@@ -125,6 +125,23 @@ func (n *Node) ready() error {
 	return nil
 }
 
+// roleWait bounds the question for a role; a node that is alive answers at once.
+const roleWait = 300 * time.Millisecond
+
+// Role is what the node says it is now, "" if it does not answer. It asks the
+// node alone, so that a dead one elsewhere delays nothing.
+func (n *Node) Role() string {
+	ctx, cancel := context.WithTimeout(context.Background(), roleWait)
+	defer cancel()
+	answer, err := n.Do(ctx, http.MethodGet, "/readyz", nil)
+	if err != nil {
+		return ""
+	}
+	var ready wire.Ready
+	_ = answer.JSON(&ready)
+	return ready.Role
+}
+
 // WaitReady waits until the node can serve.
 func (n *Node) WaitReady() {
 	n.tb.Helper()
@@ -182,18 +199,24 @@ func (c *Cluster) Leader() *Node {
 	return leader
 }
 
-// leaderNow asks each running node for its role; of two that say they lead,
-// the one of the higher term does.
+// leaderNow asks each running node for its role. After an election two may say
+// that they lead; of these the one of the higher term does.
 func (c *Cluster) leaderNow() *Node {
+	var leaders []*Node
+	for _, n := range c.Nodes {
+		if n.Running() && n.Role() == "leader" {
+			leaders = append(leaders, n)
+		}
+	}
+	if len(leaders) < 2 {
+		return append(leaders, nil)[0]
+	}
 	var (
 		leader *Node
 		term   uint64
 	)
-	for _, n := range c.Nodes {
-		if !n.Running() {
-			continue
-		}
-		if self, err := n.Self(); err == nil && self.Role == "leader" && self.Term >= term {
+	for _, n := range leaders {
+		if self, err := n.Self(); err == nil && self.Term >= term {
 			leader, term = n, self.Term
 		}
 	}

@@ -24,10 +24,15 @@ import (
 )
 
 // The timers that tests use in place of the defaults, so that a leader is
-// found in less than a second. They are long enough for two busy cores.
+// found in a second or two. They are long enough for two busy cores.
+//
+// A voter refuses to vote while it believes in the old leader, for one to two
+// heartbeat timeouts; a candidate that was refused waits one to two election
+// timeouts. With a heartbeat timeout of half the election timeout both together
+// are at most three election timeouts.
 const (
 	Heartbeat = 500 * time.Millisecond
-	Election  = 500 * time.Millisecond
+	Election  = 2 * Heartbeat
 	Lease     = 300 * time.Millisecond
 )
 
