@@ -149,9 +149,11 @@ main() {
 
   say "Reading from each node, followers included:"
   local i
+  # The linearizable read first: it waits until the node has all that was
+  # acknowledged, and what a node has once, a local read finds there.
   for i in "${!nodes[@]}"; do
-    read_back "${nodes[$i]}" "$(http_addr "$i")" sort local
     read_back "${nodes[$i]}" "$(http_addr "$i")" net%2Fhttp linearizable
+    read_back "${nodes[$i]}" "$(http_addr "$i")" sort local
   done
 
   say "Status:"
