@@ -127,17 +127,10 @@ func (n *Node) handOver(ctx context.Context) {
 	if r == nil || r.State() != raft.Leader || n.otherVoters(r) == 0 {
 		return
 	}
-	done := make(chan error, 1)
-	go func() { done <- r.LeadershipTransfer().Error() }() // ends: with the transfer, its timeout, or Raft
-	limit := time.NewTimer(n.o.ElectionTimeout + time.Second)
-	defer limit.Stop()
-	select {
-	case err := <-done:
-		if err != nil {
-			n.log.Warn("the leadership was not handed over; the others will elect a leader", "error", err)
-		}
-	case <-limit.C:
-	case <-ctx.Done():
+	ctx, cancel := context.WithTimeout(ctx, n.o.ElectionTimeout+time.Second)
+	defer cancel()
+	if err := n.transfer(ctx, r, ""); err != nil {
+		n.log.Warn("the leadership was not handed over; the others will elect a leader", "error", err)
 	}
 }
 

@@ -187,6 +187,11 @@ func (m *metrics) read(level contract.Level, took time.Duration, err error) {
 	if m == nil {
 		return
 	}
+	switch level {
+	case contract.Local, contract.Session, contract.Bounded, contract.Linearizable:
+	default:
+		level = "unknown" // labels come from closed sets
+	}
 	m.reads.WithLabelValues(string(level), resultOf(err)).Inc()
 	m.readWait.WithLabelValues(string(level)).Observe(took.Seconds())
 }

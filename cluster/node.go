@@ -71,8 +71,11 @@ type Node struct {
 	closeErr        error
 	cancel          context.CancelFunc // ends the goroutines
 	ctx             func() context.Context
-	wg              sync.WaitGroup
 	stopRaftMetrics func()
+
+	runMu   sync.Mutex // guards stopped, and that no goroutine is added once it is set
+	stopped bool
+	wg      sync.WaitGroup
 }
 
 // Open checks the directory (see startup.go), starts listening, and starts
@@ -275,7 +278,13 @@ func (n *Node) raftConfig() *raft.Config {
 }
 
 // goRun starts a goroutine that Close ends (by the context) and waits for.
+// Once Close waits, it does nothing.
 func (n *Node) goRun(f func(ctx context.Context)) {
+	n.runMu.Lock()
+	defer n.runMu.Unlock()
+	if n.stopped {
+		return
+	}
 	n.wg.Add(1)
 	go func() {
 		defer n.wg.Done()
@@ -340,6 +349,9 @@ func (n *Node) release(ctx context.Context) error {
 	if n.server != nil {
 		errs = append(errs, n.server.shutdown(ctx))
 	}
+	n.runMu.Lock()
+	n.stopped = true
+	n.runMu.Unlock()
 	n.wg.Wait()
 	if n.props != nil {
 		n.props.wait()
@@ -407,6 +419,8 @@ func (n *Node) Leader() contract.LeaderInfo {
 	return info
 }
 
+var errRemoved = fmt.Errorf("%w: it was removed from the cluster; to add it again, empty its data directory and restart it", contract.ErrNotReady)
+
 // Ready returns nil if this node can do its part: it is a member, it knows a
 // leader, and it once had all that the cluster had. Else it returns
 // ErrShutdown, ErrNotReady or ErrNoLeader, wrapped with what it waits for.
@@ -416,9 +430,9 @@ func (n *Node) Ready() error {
 	case n.isClosing():
 		return contract.ErrShutdown
 	case n.removed.Load():
-		return fmt.Errorf("%w: it was removed from the cluster; to add it again, empty its data directory and restart it", contract.ErrNotReady)
+		return errRemoved
 	case r == nil:
-		return fmt.Errorf("%w: %v", contract.ErrNotReady, n.stage.Load())
+		return n.notRunning()
 	case n.p.StateMachine.Restoring():
 		return fmt.Errorf("%w: it installs a snapshot from the leader", contract.ErrNotReady)
 	case n.p.StateMachine.ClusterID() == "":
@@ -434,6 +448,14 @@ func (n *Node) Ready() error {
 		return fmt.Errorf("%w: it catches up with the leader", contract.ErrNotReady)
 	}
 	return nil
+}
+
+// notRunning is the error of all that needs Raft, while it does not run.
+func (n *Node) notRunning() error {
+	if n.isClosing() {
+		return contract.ErrShutdown
+	}
+	return fmt.Errorf("%w: %v", contract.ErrNotReady, n.stage.Load())
 }
 
 // applyGap is how many committed entries wait to be applied.

@@ -142,7 +142,7 @@ func (n *Node) mayPropose(system bool) error {
 	case n.isClosing():
 		return contract.ErrShutdown
 	case r == nil:
-		return n.Ready()
+		return n.notRunning()
 	case r.State() != raft.Leader:
 		return n.notLeader()
 	case !system && n.p.StateMachine.ClusterID() == "":

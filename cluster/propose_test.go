@@ -232,59 +232,19 @@ func TestTooLargeIsRefusedBeforeTheLog(t *testing.T) {
 func TestAcknowledgedWritesSurviveTheLeader(t *testing.T) {
 	c := newTestCluster(t)
 	c.three()
-	var acked, refused, unknown sync.Map
-	var count atomic.Int64
-	ctx, stop := context.WithCancel(t.Context())
+	var h history
+	stop := h.run(t, c, 8)
 	defer stop()
-	var wg sync.WaitGroup
-	for w := range 8 {
-		wg.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
-				id := fmt.Sprintf("w%d-%d", w, i)
-				for _, n := range c.running() {
-					if !n.Leader().Self {
-						continue
-					}
-					call, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-					res, err := n.Propose(call, put(id, id))
-					cancel()
-					var e *contract.OutcomeUnknownError
-					switch {
-					case err == nil:
-						acked.Store(id, res.GetIndex())
-						count.Add(1)
-					case errors.As(err, &e):
-						unknown.Store(id, true)
-					default:
-						refused.Store(id, true)
-					}
-					break
-				}
-				time.Sleep(time.Millisecond) // a rate, not a synchronisation
-			}
-		})
-	}
-	grow := func(by int64) {
-		t.Helper()
-		goal := count.Load() + by
-		eventually(t, "writes go on", func() error {
-			if got := count.Load(); got < goal {
-				return fmt.Errorf("%d of %d", got, goal)
-			}
-			return nil
-		})
-	}
-	grow(100)
+	h.grow(t, 100)
 	for range 2 {
 		old := c.leader()
 		c.net.isolate(old.id, true)
 		c.leader(old.id)
-		grow(100)
+		h.grow(t, 100)
 		c.net.isolate(old.id, false)
-		grow(100)
+		h.grow(t, 100)
 	}
 	stop()
-	wg.Wait()
 	last := c.write("last", "x").GetIndex()
 	for _, n := range c.running() {
 		if _, err := n.ReadIndex(t.Context(), contract.Consistency{Level: contract.Session, MinIndex: last}); err != nil {
@@ -293,21 +253,75 @@ func TestAcknowledgedWritesSurviveTheLeader(t *testing.T) {
 		for _, msg := range n.sm.conflicts {
 			t.Errorf("node %s: %s", n.id, msg)
 		}
-		acked.Range(func(id, index any) bool {
+		h.acked.Range(func(id, index any) bool {
 			if got := n.sm.s.Docs[id.(string)]; got != index {
 				t.Errorf("node %s: %v was acknowledged at %v, and is at %d", n.id, id, index, got)
 			}
 			return true
 		})
-		refused.Range(func(id, _ any) bool {
-			if _, again := acked.Load(id); !again && n.sm.s.Docs[id.(string)] != 0 {
+		h.refused.Range(func(id, _ any) bool {
+			if n.sm.s.Docs[id.(string)] != 0 {
 				t.Errorf("node %s: %v was not applied, and is there", n.id, id)
 			}
 			return true
 		})
 	}
 	size := func(m *sync.Map) (k int) { m.Range(func(any, any) bool { k++; return true }); return k }
-	t.Logf("acknowledged %d, not applied %d, unknown %d", size(&acked), size(&refused), size(&unknown))
+	t.Logf("acknowledged %d, not applied %d, unknown %d", size(&h.acked), size(&h.refused), size(&h.unknown))
+}
+
+// history is what the writers were told: document -> index or true.
+type history struct {
+	acked, refused, unknown sync.Map
+	count                   atomic.Int64
+}
+
+// run starts writers, each document written once; the function returned ends them.
+func (h *history) run(t *testing.T, c *testCluster, writers int) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				for _, n := range c.running() {
+					if n.Leader().Self {
+						h.write(t, n, fmt.Sprintf("w%d-%d", w, i))
+						break
+					}
+				}
+				time.Sleep(time.Millisecond) // a rate, not a synchronisation
+			}
+		})
+	}
+	return func() { cancel(); wg.Wait() }
+}
+
+func (h *history) write(t *testing.T, n *testNode, id string) {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	res, err := n.Propose(ctx, put(id, id))
+	var unknown *contract.OutcomeUnknownError
+	switch {
+	case err == nil:
+		h.acked.Store(id, res.GetIndex())
+		h.count.Add(1)
+	case errors.As(err, &unknown):
+		h.unknown.Store(id, true)
+	default:
+		h.refused.Store(id, true)
+	}
+}
+
+// grow waits for so many more acknowledged writes.
+func (h *history) grow(t *testing.T, by int64) {
+	t.Helper()
+	goal := h.count.Load() + by
+	eventually(t, "writes go on", func() error {
+		if got := h.count.Load(); got < goal {
+			return fmt.Errorf("%d of %d", got, goal)
+		}
+		return nil
+	})
 }
 
 func TestAnIsolatedLeaderAnswersUnknown(t *testing.T) {

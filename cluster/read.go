@@ -30,6 +30,9 @@ func (n *Node) ReadIndex(ctx context.Context, c contract.Consistency) (contract.
 	start := time.Now()
 	ctx, cancel := withTimeout(ctx, n.o.ReadTimeout)
 	defer cancel()
+	if c.Level == "" {
+		c.Level = contract.Local
+	}
 	stamp, err := n.readIndex(ctx, c)
 	n.met.read(c.Level, time.Since(start), err)
 	return stamp, err
@@ -45,7 +48,7 @@ func (n *Node) readIndex(ctx context.Context, c contract.Consistency) (contract.
 		return contract.ReadStamp{}, fmt.Errorf("%w: it has no data of the cluster yet", contract.ErrNotReady)
 	}
 	switch c.Level {
-	case contract.Local, "":
+	case contract.Local:
 		index, _ := sm.Applied()
 		return contract.ReadStamp{Index: index}, nil
 	case contract.Session:
@@ -183,7 +186,7 @@ func (g *readGate) ask(ctx context.Context, r *round) {
 	kind := "leader"
 	switch {
 	case rf == nil:
-		r.err = g.n.Ready()
+		r.err = g.n.notRunning()
 		return
 	case rf.State() == raft.Leader:
 		kind, r.quorum = "quorum", true
@@ -243,7 +246,7 @@ func (g *readGate) mayAsk() error {
 		return fmt.Errorf("%w: it installs a snapshot from the leader", contract.ErrNotReady)
 	}
 	if g.n.removed.Load() {
-		return g.n.Ready()
+		return errRemoved
 	}
 	return nil
 }
@@ -304,7 +307,10 @@ func (g *readGate) bounded(ctx context.Context, staleness time.Duration) (contra
 		}
 		// The answer came, and its index is applied; if that took longer than
 		// the read allows, only a faster try will do.
-		if ctx.Err() != nil {
+		if p, _ := g.freshest(); time.Since(p.sent) <= staleness {
+			return contract.ReadStamp{Index: p.index, Term: p.term}, nil
+		}
+		if err := g.again(ctx, contract.ErrTooStale); err != nil {
 			return contract.ReadStamp{}, fmt.Errorf("%w: %w", contract.ErrTooStale, errors.Join(cause, ctx.Err()))
 		}
 	}

@@ -47,7 +47,7 @@ func (n *Node) Snapshot(ctx context.Context) (index uint64, err error) {
 	defer func() { n.met.snapshot(err) }()
 	r := n.raft.Load()
 	if r == nil {
-		return 0, n.Ready()
+		return 0, n.notRunning()
 	}
 	// What may stay behind is a number of bytes; the library wants a number
 	// of entries, so it is counted just before.
