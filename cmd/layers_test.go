@@ -85,7 +85,7 @@ var foreign = map[string][]string{
 		"github.com/gin-gonic/gin", "github.com/prometheus/client_golang/", "github.com/prometheus/common/", "google.golang.org/protobuf/",
 		"github.com/google/uuid", "golang.org/x/",
 	},
-	"httpapi/client": {"github.com/cenkalti/backoff/v5", "github.com/google/uuid", "golang.org/x/"},
+	"httpapi/client":       {"github.com/cenkalti/backoff/v5", "github.com/google/uuid", "golang.org/x/"},
 	"cmd/snipctl/bench":    {"github.com/HdrHistogram/hdrhistogram-go"},
 	"cmd/snipctl/importer": {"golang.org/x/"},
 	"cmd/snipctl": {
