@@ -21,8 +21,9 @@ const (
 	searchEvery = 300 * time.Millisecond
 	// discoverTimeout bounds the question to one address.
 	discoverTimeout = time.Second
-	// claimTimeout bounds the answer to a claim.
-	claimTimeout = 2 * time.Second
+	// claimTimeout bounds the answer to a claim, for which a node starts Raft:
+	// a few fsyncs, on a disk that may be busy. It is far below ClaimTTL.
+	claimTimeout = 5 * time.Second
 	// searchLogEvery bounds how often a search that finds nothing says so.
 	searchLogEvery = 10 * time.Second
 )
@@ -46,6 +47,18 @@ func (p *promise) give(claimer, cluster string, ttl time.Duration) error {
 	}
 	p.claimer, p.cluster, p.until = claimer, cluster, time.Now().Add(ttl)
 	return nil
+}
+
+// own returns the cluster that this node itself claims, "" if none. It is the
+// same in all attempts of one process: the word that others gave to the first
+// attempt must not stand in the way of the second.
+func (p *promise) own(self string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.claimer != self {
+		return ""
+	}
+	return p.cluster
 }
 
 // to returns the cluster of the promise, and whether it is still in force.
@@ -264,15 +277,15 @@ func (n *Node) discover(ctx context.Context) ([]contract.Identity, error) {
 // claim asks every other founder for its word; if all give it, the claim is
 // written down and the cluster exists.
 func (n *Node) claim(ctx context.Context, servers []claimServer) error {
-	cluster, valid := n.promise.to()
-	if cluster == "" || !valid {
+	cluster := n.promise.own(n.o.NodeID)
+	if cluster == "" {
 		cluster = uuid.NewString()
 	}
 	if err := n.promise.give(n.o.NodeID, cluster, n.o.ClaimTTL); err != nil {
 		return err
 	}
 	if err := n.sendClaims(ctx, cluster, servers); err != nil {
-		n.promise.give(n.o.NodeID, cluster, 0) // nobody can be bound by a claim that was not made
+		_ = n.promise.give(n.o.NodeID, cluster, 0) // it binds this node no longer than the attempt
 		return err
 	}
 	if err := n.writeClaim(cluster, servers); err != nil {

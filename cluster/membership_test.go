@@ -341,6 +341,16 @@ func TestAClaimNeedsEveryFounder(t *testing.T) {
 	if n1.ClusterID() != "" {
 		t.Error("the claim was written down")
 	}
+	// The next attempt is the same claim: those that agreed to the first agree again.
+	n1.promise.mu.Lock()
+	first := n1.promise.cluster
+	n1.promise.mu.Unlock()
+	if err := n1.claim(t.Context(), servers); err == nil {
+		t.Fatal("a founder with other flags agreed")
+	}
+	if promised, _ := n3.promise.to(); promised != first || first == "" {
+		t.Errorf("the second attempt claims %s, the first %s", promised, first)
+	}
 	// n3 gave its word to that claim; a second claimer must wait.
 	if err := n3.promise.give("n0", "other", time.Second); err == nil {
 		t.Error("a promise was given twice")
