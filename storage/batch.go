@@ -70,7 +70,7 @@ func (db *DB) NewBatch() *Batch {
 	}
 	in, _ := db.batches.Get().(*buffers)
 	if in == nil {
-		in = &buffers{}
+		in = &buffers{keyBuf: make([]byte, 0, keyBytes)}
 		// The families that batches read in order.
 		in.overlays[cfMeta].scanned = true
 		in.overlays[cfListing].scanned = true
@@ -168,6 +168,12 @@ func (b *Batch) usable() error {
 	return nil
 }
 
+// keyBytes is the size of the key buffers: more than the longest key of a
+// document or snippet (two owner fields, two zeros, 16 bytes of numbers).
+const keyBytes = 1024
+
+// key returns an empty slice for building a key. It must not be kept: the
+// next key is built in the same place. Longer keys move out of it by append.
 func (b *Batch) key() []byte {
 	if b.buffers == nil {
 		return nil
@@ -181,7 +187,6 @@ func (b *Batch) get(cf int, key []byte) ([]byte, error) {
 	if err := b.usable(); err != nil {
 		return nil, err
 	}
-	b.keep(key)
 	if p, ok := b.overlays[cf].lookup(key); ok {
 		if p.deleted {
 			return nil, nil
@@ -201,16 +206,8 @@ func (b *Batch) get(cf int, key []byte) ([]byte, error) {
 // maxKeptValue is the largest value buffer that is kept between reads.
 const maxKeptValue = 64 << 10
 
-// keep keeps a longer key buffer.
-func (b *Batch) keep(key []byte) {
-	if cap(key) > cap(b.keyBuf) {
-		b.keyBuf = key
-	}
-}
-
 // note records a write in the overlay and for rollback.
 func (b *Batch) note(cf int, key []byte, p point) {
-	b.keep(key)
 	b.seq++
 	p.seq = b.seq
 	k := string(key)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,6 +18,10 @@ import (
 // behind, on whatever path.
 func TestMain(m *testing.M) {
 	code := m.Run()
+	if constants := string(slices.Concat(keyFormat, keyPosition, keyNextID, keyCollectionCount, keyIdempotencyCount, keyLogFormat)); constants != "fpnknf" {
+		fmt.Fprintf(os.Stderr, "storage: a constant key was overwritten: %q\n", constants)
+		code = 1
+	}
 	if n := LiveObjects(); code == 0 && n != 0 {
 		fmt.Fprintf(os.Stderr, "storage: %d C objects were not freed\n", n)
 		code = 1

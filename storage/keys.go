@@ -58,7 +58,7 @@ const (
 	listOrdinal      = 't' // all documents by ordinal
 )
 
-// Keys of the rows that exist once.
+// Keys of the rows that exist once. Nobody may append to them or change them.
 var (
 	keyFormat           = []byte{metaFormat}
 	keyPosition         = []byte{metaPosition}

@@ -74,7 +74,7 @@ type session struct {
 // scratch is memory for keys and values that are decoded at once.
 type scratch struct{ key, value []byte }
 
-var scratches = sync.Pool{New: func() any { return &scratch{key: make([]byte, 0, 1024), value: make([]byte, 4096)} }}
+var scratches = sync.Pool{New: func() any { return &scratch{key: make([]byte, 0, keyBytes), value: make([]byte, 4096)} }}
 
 // begin starts a call; end it.
 func (v *View) begin() (session, error) {
@@ -96,9 +96,6 @@ func (s session) end() {
 func (s session) key() []byte { return s.scratch.key[:0] }
 
 func (s session) get(cf int, key []byte) ([]byte, error) {
-	if cap(key) > cap(s.scratch.key) {
-		s.scratch.key = key
-	}
 	value, err := s.v.db.n.get(cf, s.v.snap, key, s.scratch.value)
 	if err != nil {
 		return nil, fmt.Errorf("storage: read %s: %w", familyName(cf), err)
