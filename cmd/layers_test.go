@@ -50,6 +50,9 @@ var mayImport = map[string][]string{
 	// The conformance suite of log stores; tests alone import it.
 	"cluster/logtest": {},
 
+	// What every node must answer to wrong requests; tests alone import it.
+	"httpapi/apitest": {"httpapi/wire", "storage/snippet"},
+
 	// Starts the built binaries for tests and talks HTTP to them.
 	"cmd/proctest": {"httpapi/wire"},
 
@@ -92,8 +95,8 @@ var foreign = map[string][]string{
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml",
 	},
 	"cmd/snipdb": {
-		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/prometheus/client_golang/",
-		"github.com/google/uuid", "golang.org/x/", "google.golang.org/protobuf/",
+		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/goccy/go-yaml/",
+		"github.com/prometheus/client_golang/", "github.com/google/uuid", "golang.org/x/", "google.golang.org/protobuf/",
 	},
 }
 

@@ -41,12 +41,15 @@ func storageStatus(store *storage.Store) (contract.StorageStatus, uint64, error)
 	for name, option := range stats.Options {
 		status.Options[name] = contract.OptionValue{Value: option.Value, Source: option.Source}
 	}
-	return status, stats.LiveSSTBytes + stats.BlobBytes, nil
+	return status, stats.DataBytes(), nil
 }
 
 func stats(store *storage.Store) (storage.Stats, error) {
 	db, release := store.DB()
 	defer release()
+	if db == nil {
+		return storage.Stats{}, storage.ErrClosed
+	}
 	return db.Stats()
 }
 

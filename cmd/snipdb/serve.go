@@ -100,6 +100,9 @@ func (s *server) startStorage() (err error) {
 	if s.store, err = storage.OpenStore(s.dir.state(), options, s.shared); err != nil {
 		return err
 	}
+	if err := s.registry.Register(newStorageCollector(s.store)); err != nil {
+		return fmt.Errorf("register the storage's metrics: %w", err)
+	}
 	if s.snapshots, err = snapshot.NewStore(s.dir.snapshots(), snapshot.Options{Logger: s.log}); err != nil {
 		return err
 	}
