@@ -65,6 +65,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	for n := range command.Outcome_name {
 		m.outcomes[command.Outcome(n)] = m.commands.WithLabelValues(outcomeLabel(command.Outcome(n)))
 	}
+	for _, step := range []string{"checkpoint", "persist"} {
+		m.snapshotSeconds.WithLabelValues(step) // shown at 0 from the start
+	}
 	return m, nil
 }
 
