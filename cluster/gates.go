@@ -160,11 +160,41 @@ func (g *gates) checkLocked(weight int64, deletes bool, gap uint64) *contract.Ov
 	case g.memoryLow && !deletes:
 		return refuse(contract.MemoryLow, "%s", g.memoryDetail)
 	case g.pressure > pressureKnee:
-		if p := (g.pressure - pressureKnee) / (1 - pressureKnee); p >= 1 || g.chance() < p {
+		if p := g.pressureShareLocked(); p >= 1 || g.chance() < p {
 			return refuse(contract.StorageStalled, "%s", g.pressureDetail)
 		}
 	}
 	return nil
+}
+
+// pressureShareLocked is the share of the writes that the pressure refuses.
+func (g *gates) pressureShareLocked() float64 {
+	return min(max((g.pressure-pressureKnee)/(1-pressureKnee), 0), 1)
+}
+
+// refusing is the share of the writes that a gate refuses now, for the
+// metrics: also while there is nothing to refuse.
+func (g *gates) refusing(reason contract.OverloadReason) float64 {
+	gap := g.gap()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	closed := false
+	switch reason {
+	case contract.QueueFull:
+		closed = g.n >= g.maxN || g.held >= g.maxHeld
+	case contract.ApplyLag:
+		closed = gap > g.maxGap
+	case contract.DiskLow:
+		closed = g.diskLow
+	case contract.MemoryLow:
+		closed = g.memoryLow
+	case contract.StorageStalled:
+		return g.pressureShareLocked()
+	}
+	if closed {
+		return 1
+	}
+	return 0
 }
 
 // retryAfterLocked says when the half of what is held will be gone at the

@@ -65,7 +65,39 @@ func newMetrics(reg prometheus.Registerer, n *Node) *metrics {
 	m.all = []prometheus.Collector{m.proposals, m.refusals, m.entryCommands, m.entryBytes, m.commit, m.leaderChanges,
 		m.rounds, m.roundReaders, m.roundTime, m.reads, m.readWait, m.snapshots}
 	m.all = append(m.all, nodeGauges(n)...)
+	m.fill()
 	return m
+}
+
+// The closed sets of the labels.
+var (
+	gateReasons = []contract.OverloadReason{contract.QueueFull, contract.ApplyLag, contract.DiskLow, contract.MemoryLow, contract.StorageStalled}
+	readLevels  = []contract.Level{contract.Local, contract.Session, contract.Bounded, contract.Linearizable}
+	readResults = []string{"ok", "behind", "too_stale", "no_leader", "not_ready", "error"}
+)
+
+// fill shows every series from the start, at 0: a counter that comes into
+// being with its first event has no increase that an alert could see.
+func (m *metrics) fill() {
+	for _, outcome := range []string{"applied", contract.OutcomeNotApplied, contract.OutcomeUnknown} {
+		m.proposals.WithLabelValues(outcome)
+	}
+	for _, reason := range gateReasons {
+		m.refusals.WithLabelValues(string(reason))
+	}
+	for _, result := range readResults {
+		m.rounds.WithLabelValues("quorum", result)
+		m.rounds.WithLabelValues("leader", result)
+	}
+	for _, result := range []string{"ok", "not_ready", "error"} {
+		m.snapshots.WithLabelValues(result)
+	}
+	for _, level := range readLevels {
+		m.readWait.WithLabelValues(string(level))
+		for _, result := range readResults {
+			m.reads.WithLabelValues(string(level), result)
+		}
+	}
 }
 
 // register registers all or none.
@@ -89,7 +121,7 @@ func nodeGauges(n *Node) []prometheus.Collector {
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "snipdb_cluster_" + name, Help: help}, f)
 	}
-	return []prometheus.Collector{
+	all := []prometheus.Collector{
 		gauge("applied_index", "Index of the last entry that reads can see.", func() float64 {
 			i, _ := n.p.StateMachine.Applied()
 			return float64(i)
@@ -130,7 +162,34 @@ func nodeGauges(n *Node) []prometheus.Collector {
 		gauge("staleness_seconds", "How old the newest state is that this node knows to have been the newest; -1: not known.",
 			func() float64 { return n.reads.staleness() }),
 		gauge("members", "Members of the cluster, voters or not.", func() float64 { return float64(len(n.Members())) }),
+		gauge("voters", "Members of the cluster that vote.", func() float64 {
+			voters := 0
+			for _, m := range n.Members() {
+				if m.Voter {
+					voters++
+				}
+			}
+			return float64(voters)
+		}),
+		gauge("leader_known", "1 if this node knows of a leader.", func() float64 {
+			if n.Leader().ID != "" {
+				return 1
+			}
+			return 0
+		}),
+		gauge("apply_gap_entries", "Entries that are committed and that reads can't see yet.", func() float64 { return float64(n.applyGap()) }),
+		gauge("snapshot_log_bytes", "Bytes of the log that the newest snapshot does not cover.", func() float64 {
+			return float64(n.logs.bytesSince(n.snapshotIndex()))
+		}),
+		gauge("snapshot_log_limit_bytes", "Bytes of the log at which a snapshot is taken.", func() float64 { return float64(n.o.SnapshotBytes) }),
 	}
+	for _, reason := range gateReasons {
+		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "snipdb_cluster_gate_refusing_ratio",
+			Help:        "Share of the writes that this gate refuses now, by reason; 0: it is open.",
+			ConstLabels: prometheus.Labels{"reason": string(reason)},
+		}, func() float64 { return n.gates.refusing(reason) }))
+	}
+	return all
 }
 
 func (m *metrics) unregister() {

@@ -13,7 +13,7 @@ type muxMetrics struct {
 
 func newMuxMetrics(reg prometheus.Registerer) *muxMetrics {
 	f := promauto.With(reg)
-	return &muxMetrics{
+	m := &muxMetrics{
 		conns: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "snipdb_cluster_peer_connections",
 			Help: "Open connections of the peer port.",
@@ -23,6 +23,18 @@ func newMuxMetrics(reg prometheus.Registerer) *muxMetrics {
 			Help: "Connections that the peer port did not let in, by reason.",
 		}, []string{"reason"}),
 	}
+	// Every series from the start; see metrics.fill.
+	for _, kind := range []connKind{kindRaft, kindPeer} {
+		m.conns.WithLabelValues(kind.String(), "in")
+		m.conns.WithLabelValues(kind.String(), "out")
+	}
+	for code := refuseVersion; code <= refuseFrame; code++ {
+		m.refused.WithLabelValues(code.label())
+	}
+	for _, reason := range []string{"busy", "evicted", "broken"} {
+		m.refused.WithLabelValues(reason)
+	}
+	return m
 }
 
 // logMetrics are those of the log store's wrapper. They are labelled by

@@ -2,6 +2,8 @@ package httpapi
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/snipdb/snipdb/cluster/contract"
 )
 
 // The reasons of a refusal that are not of package contract.
@@ -68,6 +70,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		connections: gauge("connections", "Open connections."),
 		panics:      counter("panics_total", "Handlers that panicked."),
 	}
+	m.fill()
 	if reg == nil {
 		return m, nil
 	}
@@ -80,4 +83,31 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// fill shows every series from the start, at 0: a counter that comes into
+// being with its first event has no increase that an alert could see. The
+// durations are left out, because routes × statuses are too many to show unused.
+func (m *metrics) fill() {
+	overload := string(contract.Concurrency)
+	for _, c := range []class{classRead, classWrite, classBulk, classAdmin} {
+		m.inFlight.WithLabelValues(string(c))
+		m.waiting.WithLabelValues(string(c))
+		m.refused.WithLabelValues(string(c), overload)
+		m.refused.WithLabelValues(string(c), reasonDeadline)
+	}
+	for _, c := range []class{classRead, classWrite, classBulk, classAdmin, classHealth} {
+		m.received.WithLabelValues(string(c))
+		m.sent.WithLabelValues(string(c))
+	}
+	m.refused.WithLabelValues(reasonConnections, overload)
+	m.refused.WithLabelValues("body_memory", string(contract.MemoryLow))
+	m.refused.WithLabelValues("rate", string(contract.RateLimited))
+	m.refused.WithLabelValues("deadline", reasonDeadline)
+	for _, result := range []string{forwardAnswered, forwardNotSent, forwardUnknown} {
+		m.forwarded.WithLabelValues(result)
+	}
+	for _, result := range []string{"applied", "refused", "unknown"} {
+		m.importLines.WithLabelValues(result)
+	}
 }
