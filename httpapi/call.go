@@ -111,6 +111,9 @@ func (c *call) begin() error {
 	if err := c.parseTimeout(); err != nil {
 		return err
 	}
+	if err := c.checkRedirect(); err != nil {
+		return err
+	}
 	if err := c.checkConditionHeaders(); err != nil {
 		return err
 	}

@@ -34,6 +34,8 @@ type memory struct {
 	members   []contract.Member
 	snapErr   error
 	transfer  func(to string) error
+	// reads is whose state this node shows; nil: its own. A follower's.
+	reads *memory
 }
 
 type memoryRow struct {
@@ -426,6 +428,9 @@ func (m *memory) View(ctx context.Context, c contract.Consistency) (View, contra
 		if err := m.onView(ctx, c); err != nil {
 			return nil, contract.ReadStamp{}, err
 		}
+	}
+	if m.reads != nil {
+		return m.reads.View(ctx, c)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -88,6 +88,16 @@ func parsePositiveDuration(name, text string) (time.Duration, error) {
 	return d, nil
 }
 
+// checkRedirect looks at redirect on every node, so that a wrong value is an
+// error at the leader too.
+func (c *call) checkRedirect() error {
+	if !c.route.mutates() {
+		return nil
+	}
+	_, err := c.flag(wire.ParamRedirect)
+	return err
+}
+
 // checkContentType compares the body's media type with what the route takes.
 func (c *call) checkContentType() error {
 	if len(c.route.Types) == 0 || c.route.OptionalBody && c.g.Request.ContentLength == 0 {

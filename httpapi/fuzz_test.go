@@ -1,0 +1,146 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/snipdb/snipdb/httpapi/wire"
+	"github.com/snipdb/snipdb/storage/snippet"
+)
+
+// FuzzBodies sends any body to any route that takes one. The server must
+// answer with a documented code, never 500, and what it accepts it must be
+// able to show again.
+func FuzzBodies(f *testing.F) {
+	for _, d := range operationDocs {
+		if d.example != "" {
+			f.Add(uint8(0), []byte(d.example))
+			f.Add(uint8(7), []byte(d.example))
+		}
+	}
+	f.Add(uint8(3), []byte(`{"snippets":[{"content":"x","vector":[1e39]}]}`))
+	f.Add(uint8(3), []byte("{\"metadata\":{\"\xff\":1}}"))
+	f.Add(uint8(3), []byte(`{"vector":{"vector":[`))
+	m := newMemory()
+	m.leader.HTTPAddr = "http://127.0.0.1:1"
+	s, err := New(m, m, Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	var targets []*route
+	for i := range routes {
+		if routes[i].Write != nil && routes[i].MaxBody > 0 {
+			targets = append(targets, &routes[i])
+		}
+	}
+	names := strings.NewReplacer(":collection", "c", ":id", "d", ":index", "0")
+	f.Fuzz(func(t *testing.T, which uint8, body []byte) {
+		r := targets[int(which)%len(targets)]
+		req := httptest.NewRequest(r.Method, names.Replace(r.Path), bytes.NewReader(body))
+		req.Header.Set("Content-Type", r.Types[0])
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, req)
+		if w.Code >= 500 {
+			t.Fatalf("%s %s: %d %s", r.Method, r.Path, w.Code, w.Body)
+		}
+		if w.Code >= 400 {
+			var p wire.Problem
+			if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || p.Code.Info().Code != p.Code || p.Outcome != "not_applied" {
+				t.Fatalf("%s %s: %d %s: %v", r.Method, r.Path, w.Code, w.Body, err)
+			}
+		}
+		get := httptest.NewRecorder()
+		s.Handler().ServeHTTP(get, httptest.NewRequest("GET", "/v1/collections/c/docs/d?with_embeddings=true", nil))
+		if get.Code != 200 && get.Code != 404 || get.Code == 200 && !json.Valid(get.Body.Bytes()) {
+			t.Fatalf("after %s %s %q the document reads as %d %s", r.Method, r.Path, body, get.Code, get.Body)
+		}
+	})
+}
+
+// FuzzQueries sends any query and header to the reads: never 500.
+func FuzzQueries(f *testing.F) {
+	f.Add("consistency=session&min_index=1", `"1"`, "c")
+	f.Add("cursor=YzE6YQ&limit=1", "*", "%2F")
+	f.Add("metadata.a=b&metadata.c=d&order=-id", `W/"1", x`, "..")
+	f.Add("cursor="+cursorOf(snippetCursor, "-1"), "", "d")
+	m := newMemory()
+	s, err := New(m, m, Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	req := httptest.NewRequest("PUT", "/v1/collections/c/docs/d", strings.NewReader(`{"content":["x","y"]}`))
+	req.Header.Set("Content-Type", wire.TypeJSON)
+	if s.Handler().ServeHTTP(w, req); w.Code != 201 {
+		f.Fatal(w.Body)
+	}
+	f.Fuzz(func(t *testing.T, query, header, id string) {
+		for _, path := range []string{"/v1/collections", "/v1/collections/c/docs", "/v1/collections/c/docs/" + url.PathEscape(id), "/v1/collections/c/docs/d/snippets", "/v1/collections/c/docs/d/snippets/" + url.PathEscape(id)} {
+			u, err := url.Parse(path)
+			if err != nil {
+				continue
+			}
+			u.RawQuery = query
+			req := (&http.Request{Method: "GET", URL: u, Header: http.Header{"If-None-Match": {header}}, Body: http.NoBody}).WithContext(t.Context())
+			w := httptest.NewRecorder()
+			s.Handler().ServeHTTP(w, req)
+			if w.Code >= 500 && w.Code != 503 {
+				t.Fatalf("%s?%s: %d %s", path, query, w.Code, w.Body)
+			}
+		}
+	})
+}
+
+// FuzzVectors compares the fast codec of vectors with encoding/json's, and
+// checks that what is valid can be scaled.
+func FuzzVectors(f *testing.F) {
+	for _, seed := range []string{`[1,2.5,-3e-2]`, `[]`, ` [ 1 , 2 ] `, `[1e39]`, `[1e-60]`, `[1,]`, `[,1]`, `["1"]`, `[[1]]`, `null`, `{}`, `[0x1]`, `[1_0]`, `[-Inf]`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var plain []float32
+		var fast wire.Floats
+		plainErr, fastErr := json.Unmarshal(text, &plain), json.Unmarshal(text, &fast)
+		// encoding/json takes null for a number, which is no vector.
+		if plainErr == nil && !bytes.Contains(text, []byte("null")) && (fastErr != nil || !reflect.DeepEqual(plain, []float32(fast)) && len(plain)+len(fast) > 0) {
+			t.Fatalf("%s: %v %v, fast %v %v", text, plain, plainErr, fast, fastErr)
+		}
+		if plainErr != nil && fastErr == nil {
+			t.Fatalf("%s: the fast codec takes what encoding/json refuses: %v", text, plainErr)
+		}
+		v := snippet.VectorOf(fast)
+		if v.Validate() == nil {
+			if err := v.Normalize().Validate(); err != nil {
+				t.Fatalf("%s: scaled to unit length: %v", text, err)
+			}
+		}
+	})
+}
+
+// FuzzImportLines sends any stream: the answer is lines, the last of them done.
+func FuzzImportLines(f *testing.F) {
+	f.Add([]byte("{\"id\":\"a\"}\n\n{\"id\":\"a\",\"content\":\"x\"}\r\nx"))
+	m := newMemory()
+	s, err := New(m, m, Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		req := httptest.NewRequest("POST", "/v1/collections/c/import", io.NopCloser(bytes.NewReader(body)))
+		req.Header.Set("Content-Type", wire.TypeNDJSON)
+		req.ProtoMajor = 2 // the recorder has no full duplex to enable
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, req)
+		results := parseLines(t, w.Body.Bytes())
+		if last := results[len(results)-1]; w.Code != 200 || !last.Done || last.Applied+last.Failed != len(results)-1 || last.Code != "" {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	})
+}
