@@ -84,7 +84,7 @@ func (a *app) importDocuments(ctx context.Context, cl *client.Client, fl *import
 	failures := 0
 	opts := importer.Options{ContinueFrom: fl.continueFrom, Progress: &progress, OnFailure: func(f importer.Failure) {
 		if failures++; failures <= 20 {
-			fmt.Fprintf(a.stderr, "failed: %d %s: %s\n", f.Number, f.ID, f.Detail)
+			fmt.Fprintf(a.stderr, "failed: %d %s: %s\n", f.Number, clean(f.ID), clean(f.Detail))
 		} else if failures == 21 {
 			fmt.Fprintln(a.stderr, "failed: more; the JSON output lists up to 1000")
 		}

@@ -170,7 +170,7 @@ func (r *kvRun) job(ctx context.Context, _ int, n int64, due time.Time) {
 			opts = append(opts, client.WithoutIdempotencyKey())
 		}
 		_, _, err := r.session.PutDocument(ctx, r.Collection, r.id(key), r.document(key, int(n&0xffff)), opts...)
-		r.record(r.put, nil, "put", begin, err)
+		r.record(ctx, r.put, nil, "put", begin, err)
 		return
 	}
 	// The nodes take turns, whoever asks.
@@ -180,11 +180,14 @@ func (r *kvRun) job(ctx context.Context, _ int, n int64, due time.Time) {
 		level.MinIndex = r.session.Index()
 	}
 	_, _, err := r.cl.GetDocument(ctx, r.Collection, r.id(key), client.OnEndpoint(r.nodes[at].Endpoint), client.WithConsistency(level))
-	r.record(r.get, r.byNode[at], "get from "+r.nodes[at].ID, begin, err)
+	r.record(ctx, r.get, r.byNode[at], "get from "+r.nodes[at].ID, begin, err)
 }
 
-func (r *kvRun) record(all, node *Recorder, what string, begin time.Time, err error) {
+func (r *kvRun) record(ctx context.Context, all, node *Recorder, what string, begin time.Time, err error) {
 	took := time.Since(begin)
+	if err != nil && ctx.Err() != nil {
+		return // the user ended it; that is no failure of the cluster
+	}
 	for _, rec := range []*Recorder{all, node} {
 		switch {
 		case rec == nil:
