@@ -128,12 +128,17 @@ func change[T any](ctx context.Context, c *Client, method, path string, in any, 
 	return mutate[T](ctx, c, method, path, nil, in, cfg)
 }
 
+// rawVector is a body of little-endian float32 values.
+type rawVector []byte
+
 func mutate[T any](ctx context.Context, c *Client, method, path string, q url.Values, in any, cfg *callConfig) (*T, Meta, error) {
 	r := &request{method: method, path: path, query: q, kind: kindWrite, key: cfg.key, pin: cfg.endpoint, header: http.Header{}}
 	if err := cfg.conditions(r.header); err != nil {
 		return nil, Meta{}, err
 	}
-	if in != nil {
+	if raw, ok := in.(rawVector); ok {
+		r.body, r.contentType = raw, wire.TypeVector
+	} else if in != nil {
 		var buf bytes.Buffer
 		enc := json.NewEncoder(&buf)
 		enc.SetEscapeHTML(false)

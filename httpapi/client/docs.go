@@ -127,6 +127,16 @@ func (c *Client) PutSnippet(ctx context.Context, coll, id string, index int, in 
 	return write[wire.Snippet](ctx, c, http.MethodPut, snippetPath(coll, id, index), in, opts)
 }
 
+// PutVector sets the vector of one snippet and leaves its text alone. It is sent
+// as raw bytes. For many snippets of a document use PutEmbeddings.
+func (c *Client) PutVector(ctx context.Context, coll, id string, index int, model string, vector []float32, opts ...WriteOption) (*wire.Snippet, Meta, error) {
+	q := url.Values{}
+	if model != "" {
+		q.Set(wire.ParamModel, model)
+	}
+	return writeQuery[wire.Snippet](ctx, c, http.MethodPut, snippetPath(coll, id, index), q, rawVector(littleEndian(vector)), opts)
+}
+
 // PatchSnippet changes parts of a snippet. New content takes the embedding
 // away, unless the patch brings one.
 func (c *Client) PatchSnippet(ctx context.Context, coll, id string, index int, in wire.SnippetPatch, opts ...WriteOption) (*wire.Snippet, Meta, error) {

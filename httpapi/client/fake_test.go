@@ -373,3 +373,11 @@ func isMethod(method string) func(*fakeNode, *http.Request) bool {
 
 // content is the smallest document.
 func content(text string) wire.DocumentInput { return wire.DocumentInput{Content: wire.Content{text}} }
+
+// hang answers nothing until the client goes away, which net/http notices only
+// if the body was read.
+func hang(_ *fakeNode, _ http.ResponseWriter, r *http.Request, _ []byte) bool {
+	_, _ = io.Copy(io.Discard, r.Body)
+	<-r.Context().Done()
+	return true
+}

@@ -59,6 +59,10 @@ func TestEachCallIsItsRoute(t *testing.T) {
 			_, m, err := cl.PatchSnippet(ctx, "c", "d", 1, wire.SnippetPatch{Vector: wire.Floats{1}})
 			return m, err
 		}},
+		{"PUT /v1/collections/c/docs/d/snippets/1?model=m \x00\x00\x80\x3f", true, func() (Meta, error) {
+			_, m, err := cl.PutVector(ctx, "c", "d", 1, "m", []float32{1})
+			return m, err
+		}},
 		{`DELETE /v1/collections/c/docs/d/snippets/1 `, true, func() (Meta, error) { return cl.DeleteSnippet(ctx, "c", "d", 1) }},
 		{`PUT /v1/collections/c/docs/d/embeddings {"model":"m","embeddings":[{"index":0,"vector_base64":"AACAPw=="}]}`, true, func() (Meta, error) {
 			_, m, err := cl.PutEmbeddings(ctx, "c", "d", wire.EmbeddingsInput{Model: "m", Embeddings: []wire.EmbeddingInput{{Vector: wire.Floats{1}}}})
@@ -115,7 +119,13 @@ func TestEachCallIsItsRoute(t *testing.T) {
 		if (r.key != "") != tc.key {
 			t.Errorf("%s: the key is %q", tc.want, r.key)
 		}
-		if (r.header.Get("Content-Type") == wire.TypeJSON) != (r.body != "") {
+		want := ""
+		if strings.HasPrefix(r.body, "{") {
+			want = wire.TypeJSON
+		} else if r.body != "" {
+			want = wire.TypeVector
+		}
+		if r.header.Get("Content-Type") != want {
 			t.Errorf("%s: Content-Type %q", tc.want, r.header.Get("Content-Type"))
 		}
 		if r.header.Get("Authorization") != "Bearer id.secret" || r.header.Get("User-Agent") != "snipdb-go" {

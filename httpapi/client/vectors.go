@@ -14,11 +14,16 @@ func (c *Client) compactVector(numbers *wire.Floats, base64 *string) {
 	if c.core.opts.VectorsAsNumbers || len(*numbers) == 0 || *base64 != "" {
 		return
 	}
-	raw := make([]byte, 4*len(*numbers))
-	for i, x := range *numbers {
+	*numbers, *base64 = nil, wire.EncodeBase64(littleEndian(*numbers))
+}
+
+// littleEndian is the vector as the API's bytes.
+func littleEndian(numbers []float32) []byte {
+	raw := make([]byte, 4*len(numbers))
+	for i, x := range numbers {
 		binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(x))
 	}
-	*numbers, *base64 = nil, wire.EncodeBase64(raw)
+	return raw
 }
 
 // compactDocument does it for all vectors of a document. Here and below, what

@@ -144,9 +144,11 @@ func TestAWriteWhoseAnswerIsLostIsRepeatedWithItsKey(t *testing.T) {
 
 func TestAWriteWithoutAKeyIsNeverRepeatedOnceItMayHaveBeenSent(t *testing.T) {
 	for name, fail := range map[string]func(n *fakeNode, w http.ResponseWriter){
-		"reset":   func(_ *fakeNode, w http.ResponseWriter) { reset(w) },
-		"unknown": func(n *fakeNode, w http.ResponseWriter) { n.problem(w, wire.CodeOutcomeUnknown, OutcomeUnknownToNode, 1) },
-		"proxy":   func(_ *fakeNode, w http.ResponseWriter) { http.Error(w, "bad gateway", http.StatusBadGateway) },
+		"reset": func(_ *fakeNode, w http.ResponseWriter) { reset(w) },
+		"unknown": func(n *fakeNode, w http.ResponseWriter) {
+			n.problem(w, wire.CodeOutcomeUnknown, OutcomeUnknownToNode, 1)
+		},
+		"proxy": func(_ *fakeNode, w http.ResponseWriter) { http.Error(w, "bad gateway", http.StatusBadGateway) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newFakeCluster(t, 2)
