@@ -47,6 +47,7 @@ func newStorageCollector(store *storage.Store) *storageCollector {
 	gauge("live_sst_bytes", "Bytes of live SST files.", func(s *storage.Stats) float64 { return float64(s.LiveSSTBytes) })
 	gauge("blob_bytes", "Bytes of blob files, which hold the embeddings.", func(s *storage.Stats) float64 { return float64(s.BlobBytes) })
 	gauge("blob_garbage_bytes", "Bytes of blob files that nothing refers to any more.", func(s *storage.Stats) float64 { return float64(s.BlobGarbageBytes) })
+	gauge("blob_files", "Live blob files.", func(s *storage.Stats) float64 { return float64(s.BlobFiles) })
 	gauge("running_compactions", "Compactions that run now.", func(s *storage.Stats) float64 { return float64(s.RunningCompactions) })
 	gauge("running_flushes", "Flushes that run now.", func(s *storage.Stats) float64 { return float64(s.RunningFlushes) })
 	gauge("background_errors", "Errors of RocksDB's background work since the start.", func(s *storage.Stats) float64 { return float64(s.BackgroundErrors) })
@@ -58,6 +59,9 @@ func newStorageCollector(store *storage.Store) *storageCollector {
 		c.family = append(c.family, familyGauge{prometheus.NewDesc("snipdb_storage_family_"+name, help, []string{"family"}, nil), value})
 	}
 	family("l0_files", "Level-0 files of a column family.", func(f *storage.FamilyStats) float64 { return float64(f.L0Files) })
+	family("pending_compaction_bytes", "Bytes that compaction has yet to rewrite in a column family, estimated.", func(f *storage.FamilyStats) float64 { return float64(f.PendingBytes) })
+	family("memtable_bytes", "Bytes in memtables of a column family.", func(f *storage.FamilyStats) float64 { return float64(f.MemtableBytes) })
+	family("immutable_memtables", "Memtables of a column family that wait for their flush.", func(f *storage.FamilyStats) float64 { return float64(f.ImmutableMemtables) })
 	family("live_sst_bytes", "Bytes of live SST files of a column family.", func(f *storage.FamilyStats) float64 { return float64(f.LiveSSTBytes) })
 	family("blob_bytes", "Bytes of blob files of a column family.", func(f *storage.FamilyStats) float64 { return float64(f.BlobBytes) })
 	family("keys", "Keys of a column family, estimated.", func(f *storage.FamilyStats) float64 { return float64(f.EstimatedKeys) })

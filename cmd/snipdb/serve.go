@@ -106,6 +106,7 @@ func (s *server) startStorage() (err error) {
 	if s.snapshots, err = snapshot.NewStore(s.dir.snapshots(), snapshot.Options{Logger: s.log}); err != nil {
 		return err
 	}
+	s.registry.MustRegister(newNodeMetrics(s))
 	s.fsm, err = fsm.New(s.store, s.snapshots, fsm.Options{Logger: s.log, Registerer: s.registry, Fatal: s.fatal})
 	return err
 }
