@@ -183,6 +183,9 @@ func deleteDocument(c *call, _ []byte) (*write, error) {
 
 func putEmbeddings(c *call, body []byte) (*write, error) {
 	var in embeddingsBody
+	if err := decodeEmbeddings(body, &in); err != nil {
+		return nil, err
+	}
 	rep := func(r *command.Result) *reply {
 		rep := applied(r, wire.EmbeddingsResult{
 			ID: r.GetDocument().GetId(), Revision: r.GetDocument().GetRevision(), Updated: int(r.GetUpdated()),
@@ -190,7 +193,7 @@ func putEmbeddings(c *call, body []byte) (*write, error) {
 		rep.status = http.StatusOK
 		return rep
 	}
-	return c.documentWrite(body, &in, rep, func(b *builder, id string) (*command.Mutation, error) {
+	return c.documentWrite(nil, nil, rep, func(b *builder, id string) (*command.Mutation, error) {
 		return b.putEmbeddings(id, in.Model, in.Embeddings)
 	})
 }
