@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -82,13 +83,16 @@ func TestImportResumesBehindTheLastAnswer(t *testing.T) {
 	c := newFakeCluster(t, 1)
 	breaks := []int{30, 0, 5}
 	c.setHook(func(n *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
-		if len(breaks) == 0 {
-			return false
+		after, left := 0, false
+		c.with(func() {
+			if left = len(breaks) > 0; left {
+				after, breaks = breaks[0], breaks[1:]
+			}
+		})
+		if left {
+			n.serveImport(w, r, after)
 		}
-		after := breaks[0]
-		breaks = breaks[1:]
-		n.serveImport(w, r, after)
-		return true
+		return left
 	})
 	var got []wire.ImportResult
 	sum, err := c.client(nil).Import(t.Context(), "c", strings.NewReader(ndjson(100)), ImportOptions{OnResult: collect(&got)})
@@ -169,9 +173,9 @@ func TestImportFollowsTheLeader(t *testing.T) {
 
 func TestImportGivesUpAfterManyResumesWithoutProgress(t *testing.T) {
 	c := newFakeCluster(t, 1)
-	n := 0
+	var n atomic.Int32
 	c.setHook(func(node *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
-		if n++; n == 1 {
+		if n.Add(1) == 1 {
 			node.serveImport(w, r, 4)
 			return true
 		}
@@ -184,8 +188,8 @@ func TestImportGivesUpAfterManyResumesWithoutProgress(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 	// The first failure is a lost connection, which is free.
-	if sum.LastLine != 4 || sum.Applied != 4 || sum.Resumes != 1+1+3 || n != 6 {
-		t.Fatalf("summary %+v, %d requests", sum, n)
+	if sum.LastLine != 4 || sum.Applied != 4 || sum.Resumes != 1+1+3 || n.Load() != 6 {
+		t.Fatalf("summary %+v, %d requests", sum, n.Load())
 	}
 }
 
@@ -193,9 +197,9 @@ func TestWhatWasSentBeforeStaysUnknown(t *testing.T) {
 	// The connection breaks behind an answer, then no node is reached: the
 	// lines without an answer may have been applied.
 	c := newFakeCluster(t, 1)
-	n := 0
+	var n atomic.Int32
 	c.setHook(func(node *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
-		if n++; n == 1 {
+		if n.Add(1) == 1 {
 			node.serveImport(w, r, 4)
 			return true
 		}

@@ -43,7 +43,7 @@ func TestALeaderHintIsFollowedAtOnceAndFree(t *testing.T) {
 	c := newFakeCluster(t, 2)
 	c.leader = 1
 	c.setHook(func(n *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
-		if n.n == c.leader {
+		if n.n == 1 {
 			return false
 		}
 		c.with(func() { n.headers(w, c.index, "") })
@@ -216,10 +216,9 @@ func TestTheCallersKeyIsUsed(t *testing.T) {
 
 func TestAnEarlierUnknownAttemptMakesTheOutcomeUnknown(t *testing.T) {
 	c := newFakeCluster(t, 1)
-	first := true
+	var second atomic.Bool
 	c.setHook(func(n *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
-		if first {
-			first = false
+		if !second.Swap(true) {
 			reset(w)
 			return true
 		}
@@ -237,9 +236,9 @@ func TestAnEarlierUnknownAttemptMakesTheOutcomeUnknown(t *testing.T) {
 func TestARefusalOfTheStateMachineIsFinalAndDefinite(t *testing.T) {
 	c := newFakeCluster(t, 1)
 	for _, code := range []wire.Code{wire.CodeRevisionMismatch, wire.CodeNotFound, wire.CodeOwnerConflict, wire.CodeDimensionMismatch} {
-		n := 0
+		var n atomic.Int32
 		c.setHook(func(node *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
-			if n++; n == 1 {
+			if n.Add(1) == 1 {
 				reset(w)
 				return true
 			}
@@ -247,8 +246,8 @@ func TestARefusalOfTheStateMachineIsFinalAndDefinite(t *testing.T) {
 			return true
 		})
 		_, _, err := c.client(nil).PutDocument(t.Context(), "c", "d", content("x"), IfMatch(3))
-		if CodeOf(err) != code || OutcomeUnknown(err) || n != 2 {
-			t.Errorf("%s: %d requests, error %v", code, n, err)
+		if CodeOf(err) != code || OutcomeUnknown(err) || n.Load() != 2 {
+			t.Errorf("%s: %d requests, error %v", code, n.Load(), err)
 		}
 	}
 }
