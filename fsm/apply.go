@@ -17,6 +17,7 @@ func formatRules() rules {
 		retentionMs:  IdempotencyRetentionMs,
 		maxRows:      IdempotencyMaxRows,
 		maxMoved:     MaxMovedBytes,
+		maxVisited:   MaxVisitedSnippets,
 		maxSnippets:  snippet.MaxSnippets,
 		maxColls:     snippet.MaxCollections,
 		maxOwnerDocs: snippet.MaxOwnerDelete,

@@ -164,11 +164,11 @@ func (c *change) deleteOwner(op *command.Mutation_DeleteOwner) (*command.Result,
 	if err := c.existing(); err != nil {
 		return nil, err
 	}
-	ids, more, err := c.b.OwnerDocuments(c.coll.ID, owner, c.f.rules.maxOwnerDocs-c.ownerDocs)
+	ids, more, err := c.b.OwnerDocuments(c.coll.ID, owner, c.f.rules.maxOwnerDocs-c.spent.ownerDocs)
 	if err != nil {
 		return nil, err
 	}
-	c.ownerDocs += len(ids)
+	c.spent.ownerDocs += len(ids)
 	for _, id := range ids {
 		if err := c.claimDocument(c.name, id); err != nil {
 			return nil, err

@@ -19,9 +19,15 @@ type entry struct {
 
 	// touched is what earlier commands of this entry changed (invariant F6).
 	touched map[target]struct{}
-	// moved and ownerDocs are what the entry has spent of MaxMovedBytes and
-	// snippet.MaxOwnerDelete.
+	spent   spent
+}
+
+// spent is what an entry has used of the bounds on its work: MaxMovedBytes,
+// MaxVisitedSnippets, snippet.MaxOwnerDelete. A small command may cause much
+// work, and an entry may hold many of them.
+type spent struct {
 	moved     int64
+	visited   int
 	ownerDocs int
 }
 
@@ -36,6 +42,7 @@ type target struct {
 type execution struct {
 	*entry
 	proposedMs int64
+	before     spent // what earlier commands of the entry spent
 	touching   []target
 }
 
@@ -98,9 +105,8 @@ func advance(clock, proposed int64) int64 {
 // execute runs one command. If it is refused, its writes are rolled back and
 // the result says why (invariant F4).
 func (e *entry) execute(c *command.Command) (*command.Result, error) {
-	x := &execution{entry: e, proposedMs: c.GetProposedMs()}
+	x := &execution{entry: e, proposedMs: c.GetProposedMs(), before: e.spent}
 	savepoint := e.b.Savepoint()
-	moved, ownerDocs := e.moved, e.ownerDocs
 	r, err := x.dispatch(c)
 	var no *refusal
 	switch {
@@ -110,7 +116,8 @@ func (e *entry) execute(c *command.Command) (*command.Result, error) {
 		}
 	case errors.As(err, &no):
 		e.b.Rollback(savepoint)
-		e.moved, e.ownerDocs = moved, ownerDocs
+		// What it moved and deleted is undone; what it looked at was work.
+		e.spent.moved, e.spent.ownerDocs = x.before.moved, x.before.ownerDocs
 		if r == nil {
 			r = &command.Result{}
 		}
@@ -149,6 +156,15 @@ func (x *execution) claim(t target) error {
 	}
 	x.touching = append(x.touching, t)
 	return nil
+}
+
+// overspent refuses a command that would exceed a bound on the work of one
+// entry: for good if it would alone, else only this time.
+func overspent(alone bool, format string, args ...any) error {
+	if alone {
+		return refuse(command.Outcome_LIMIT_EXCEEDED, format, args...)
+	}
+	return refuse(command.Outcome_WRITE_CONFLICT, "the commands of this log entry are too much work together: retry")
 }
 
 // String names the target in a refusal.

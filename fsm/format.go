@@ -31,6 +31,10 @@ const (
 	// MaxMovedBytes bounds the text and vectors that the deletions of single
 	// snippets move in one entry (those behind the deleted one get another key).
 	MaxMovedBytes = 64 << 20
+	// MaxVisitedSnippets bounds the snippets that the commands of one entry look
+	// at: a small command may replace a document of snippet.MaxSnippets, and an
+	// entry has room for thousands of small commands. It takes about half a second.
+	MaxVisitedSnippets = 200_000
 	// MaxKeyBytes bounds an idempotency key.
 	MaxKeyBytes = 128
 	// MaxHashBytes bounds a request hash; it is a SHA-256.

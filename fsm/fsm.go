@@ -80,6 +80,7 @@ type rules struct {
 	retentionMs  int64
 	maxRows      int64
 	maxMoved     int64
+	maxVisited   int
 	maxSnippets  int
 	maxColls     int
 	maxOwnerDocs int

@@ -105,7 +105,7 @@ func (m *model) apply(index, term uint64, r rules, commands []*command.Command) 
 			}
 			continue
 		}
-		trial := &trial{model: m.clone(), r: r, index: index, term: term, ms: c.ProposedMs, taken: touched, mine: map[string]bool{}, moved: moved, ownerDocs: ownerDocs}
+		trial := &trial{model: m.clone(), r: r, index: index, term: term, ms: c.ProposedMs, taken: touched, mine: map[string]bool{}, moved: moved, movedBefore: moved, ownerDocs: ownerDocs}
 		outcome := trial.command(c)
 		if outcome.Applied() {
 			*m = *trial.model
@@ -136,6 +136,7 @@ type trial struct {
 	ms          int64
 	taken, mine map[string]bool
 	moved       int
+	movedBefore int
 	ownerDocs   int
 }
 
@@ -493,10 +494,11 @@ func (t *trial) deleteSnippet(coll *modelColl, d *modelDoc, i int) command.Outco
 	for _, s := range d.Snippets[i+1:] {
 		size += len(s.Content) + 4*s.Vector
 	}
-	if int64(size) > t.r.maxMoved {
+	t.moved += size
+	switch {
+	case int64(t.moved-t.movedBefore) > t.r.maxMoved:
 		return limitExceeded
-	}
-	if t.moved += size; int64(t.moved) > t.r.maxMoved {
+	case int64(t.moved) > t.r.maxMoved:
 		return writeConflict
 	}
 	d.Snippets = slices.Delete(d.Snippets, i, i+1)

@@ -519,6 +519,30 @@ func TestMovesOfOneEntryAreBounded(t *testing.T) {
 	}
 }
 
+// TestWorkOfABatchIsBounded: alone in its entry a batch that is too much work
+// is refused for good, not told to retry for ever.
+func TestWorkOfABatchIsBounded(t *testing.T) {
+	m := newMachine(t)
+	m.f.rules.maxMoved, m.f.rules.maxVisited = 1000, 10
+	long := strings.Repeat("x", 600)
+	m.must(putDoc("a", text("1"), text(long)), putDoc("b", text("1"), text(long)))
+	if r := m.one(batchOf(deleteSnip("a", 0), deleteSnip("b", 0))); r.GetOutcome() != limitExceeded || r.GetFailedOperation() != 1 {
+		t.Errorf("moves: %s", show(r))
+	}
+	m.must(putDoc("six", text("1"), text("2"), text("3"), text("4"), text("5"), text("6")))
+	rs := m.apply(batchOf(putDoc("six"), putDoc("a", text("1"), text("2"))), mutation(putDoc("b", text("1"), text("2"))), mutation(putDoc("b2")), mutation(deleteSnip("b", 0)))
+	if rs[0].GetOutcome() != done_ || rs[1].GetOutcome() != updated || rs[2].GetOutcome() != created || rs[3].GetOutcome() != writeConflict {
+		t.Errorf("a full entry: %s; %s; %s; %s", show(rs[0]), show(rs[1]), show(rs[2]), show(rs[3]))
+	}
+	var many []*command.Mutation
+	for range 6 {
+		many = append(many, putDoc("b", text("1"), text("2")))
+	}
+	if r := m.one(batchOf(many...)); r.GetOutcome() != limitExceeded || !strings.Contains(r.GetDetail(), "split it") {
+		t.Errorf("visits: %s", show(r))
+	}
+}
+
 // TestTablesNameEachVerb holds the tables against the protobuf file.
 func TestTablesNameEachVerb(t *testing.T) {
 	for _, tt := range []struct {

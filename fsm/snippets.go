@@ -8,8 +8,13 @@ import (
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
-// snippetMeta reads the meta row of a snippet that must exist.
+// snippetMeta reads the meta row of a snippet that must exist. Each mutation
+// of snippets begins with it, so this is where their number is bounded.
 func (c *change) snippetMeta(d *snippet.Document, index int) (*storage.SnippetMeta, error) {
+	if c.spent.visited++; c.spent.visited > c.f.rules.maxVisited {
+		return nil, overspent(c.spent.visited-c.before.visited > c.f.rules.maxVisited,
+			"the command changes or moves more than %d snippets: split it", c.f.rules.maxVisited)
+	}
 	m, err := c.b.SnippetMeta(c.coll.ID, d, index)
 	if err == nil && m == nil {
 		err = fmt.Errorf("fsm: F10 violated: document %q of collection %q has %d snippets, but none at %d", d.ID, c.name, d.SnippetCount, index)
@@ -287,14 +292,12 @@ func (c *change) reserveMove(d *snippet.Document, from int) error {
 			bytes += 4 * int64(c.coll.Dimension)
 		}
 	}
-	if bytes > c.f.rules.maxMoved {
-		return refuse(command.Outcome_LIMIT_EXCEEDED,
-			"the deletion would move %d bytes of the snippets behind it, at most %d may move: delete from the end, or replace the document", bytes, c.f.rules.maxMoved)
+	if c.spent.moved += bytes; c.spent.moved <= c.f.rules.maxMoved {
+		return nil
 	}
-	if c.moved += bytes; c.moved > c.f.rules.maxMoved {
-		return refuse(command.Outcome_WRITE_CONFLICT, "the deletions of this log entry move too many bytes together: retry")
-	}
-	return nil
+	mine := c.spent.moved - c.before.moved
+	return overspent(mine > c.f.rules.maxMoved,
+		"the deletion would move %d bytes of the snippets behind it, at most %d may move: delete from the end, or replace the document", mine, c.f.rules.maxMoved)
 }
 
 // putEmbeddings sets the vectors of many snippets, all or none.
