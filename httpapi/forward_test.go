@@ -207,3 +207,46 @@ func TestTheDeadlineReachesTheLeader(t *testing.T) {
 		t.Errorf("the leader had %v of 2 s", left)
 	}
 }
+
+// TestALostAnswerIsNotAskedForAgain answers the first request of each
+// connection and breaks off at the second, which came on a reused connection:
+// there net/http would send a request with an Idempotency-Key once more.
+func TestALostAnswerIsNotAskedForAgain(t *testing.T) {
+	_, follower := startPair(t, nil)
+	var requests atomic.Int64
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			in := bufio.NewReader(conn)
+			for first := true; ; first = false {
+				req, err := http.ReadRequest(in)
+				if err != nil {
+					break
+				}
+				_, _ = io.Copy(io.Discard, req.Body)
+				requests.Add(1)
+				if !first {
+					break
+				}
+				_, _ = io.WriteString(conn, "HTTP/1.1 204 No Content\r\n\r\n")
+			}
+			_ = conn.Close()
+		}
+	}()
+	defer func() { _ = l.Close(); <-done }()
+	follower.setLeader(contract.LeaderInfo{ID: "leader", HTTPAddr: "http://" + l.Addr().String()})
+	follower.want(t, 204, nil, "DELETE", "/v1/collections/c/docs/d", "", wire.HeaderIdempotencyKey, "k")
+	p := follower.want(t, 504, nil, "DELETE", "/v1/collections/c/docs/d", "", wire.HeaderIdempotencyKey, "k").problem(t)
+	if p.Outcome != "unknown" || requests.Load() != 2 {
+		t.Errorf("%d requests, %+v", requests.Load(), p)
+	}
+}
