@@ -269,3 +269,16 @@ func TestLongLinesEndTheImport(t *testing.T) {
 		t.Errorf("%+v", last)
 	}
 }
+
+// TestImportAsksForTheBody sends as curl does: the body only when the server
+// asks for it.
+func TestImportAsksForTheBody(t *testing.T) {
+	leader, follower := startPair(t, nil)
+	for _, n := range []*node{leader, follower} {
+		n.client.Transport.(*http.Transport).ExpectContinueTimeout = time.Minute
+		a := n.want(t, 200, nil, "POST", "/v1/collections/c/import", importBody(3), "Content-Type", wire.TypeNDJSON, "Expect", "100-continue")
+		if results := parseLines(t, a.body); len(results) != 4 || results[3].Applied != 3 {
+			t.Errorf("%s", a.body)
+		}
+	}
+}
