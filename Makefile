@@ -2,9 +2,8 @@
 #
 # There are two settings that decide which binary comes out, and they are here
 # and nowhere else, so that nobody builds another one by accident:
-#   TAGS     none is needed. hashicorp/raft counts through armon/go-metrics by
-#            default, which is what cluster/metrics.go bridges to Prometheus;
-#            the tag `hashicorpmetrics` would silence those metrics.
+#   TAGS     none is needed: cluster/raftmetrics.go gets hashicorp/raft's
+#            metrics with and without the tag `hashicorpmetrics`.
 #   VERSION  what `snipdb version` says.
 
 SHELL       := /bin/bash
