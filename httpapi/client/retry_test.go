@@ -131,7 +131,7 @@ func TestRetryAfterAsADate(t *testing.T) {
 func TestTheBackoffDoublesWithFullJitter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rounds = 200
-		var sums [6]time.Duration
+		var sums, least, most [6]time.Duration
 		for range rounds {
 			s := &script{serve: refuse(wire.CodeInternal, 0, 7)}
 			cl := s.client(t, 1, Options{BaseBackoff: 100 * time.Millisecond, MaxBackoff: 800 * time.Millisecond})
@@ -143,6 +143,10 @@ func TestTheBackoffDoublesWithFullJitter(t *testing.T) {
 					t.Fatalf("wait %d is %v, the bound is %v", i, gap, bound)
 				}
 				sums[i] += gap
+				most[i] = max(most[i], gap)
+				if least[i] == 0 || gap < least[i] {
+					least[i] = gap
+				}
 			}
 		}
 		for i, sum := range sums {
@@ -151,6 +155,9 @@ func TestTheBackoffDoublesWithFullJitter(t *testing.T) {
 			bound := min(100*time.Millisecond<<i, 800*time.Millisecond)
 			if mean := sum / rounds; mean < bound*2/5 || mean > bound*3/5 {
 				t.Errorf("wait %d is %v in the mean, the bound is %v", i, mean, bound)
+			}
+			if least[i] > bound/5 || most[i] < bound*4/5 {
+				t.Errorf("wait %d is from %v to %v, full jitter goes from 0 to %v", i, least[i], most[i], bound)
 			}
 		}
 	})
@@ -392,6 +399,40 @@ func TestANodeThatFailedIsTriedByOneCallAtATime(t *testing.T) {
 		// 0.2, 0.4, … 5 s apart: about 16 in a minute.
 		if n < 10 || n > 30 {
 			t.Fatalf("the node was tried %d times", n)
+		}
+	})
+}
+
+func TestManyCallsSendOneProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{serve: func(n int, w http.ResponseWriter, r *http.Request) error {
+			if r.URL.Host == "a:1" {
+				time.Sleep(time.Second) // on the clock of the test
+				return errors.New("connection reset")
+			}
+			return nil
+		}}
+		cl := s.client(t, 2, Options{})
+		read := func() { _, _, _ = cl.GetDocument(t.Context(), "c", "d") }
+		read()
+		read() // one of the two met the node
+		time.Sleep(firstPause)
+		s.mu.Lock()
+		s.hosts = nil
+		s.mu.Unlock()
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(read)
+		}
+		wg.Wait()
+		n := 0
+		for _, host := range s.hosts {
+			if host == "a:1" {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Fatalf("%d of 100 calls tried the node that had failed", n)
 		}
 	})
 }
