@@ -208,6 +208,35 @@ func TestLargeDocument(t *testing.T) {
 	}
 }
 
+// TestDeleteCollection deletes by range: the batch sees nothing of it at
+// once, by key and by scan, and a collection made again begins anew.
+func TestDeleteCollection(t *testing.T) {
+	db := openDB(t, t.TempDir(), small())
+	o := snippet.Owner{Type: "a", ID: "x"}
+	var c *snippet.Collection
+	var d *snippet.Document
+	commit(t, db, func(b *Batch) {
+		c = newCollection(t, b, "c")
+		d = newDocument(t, b, c, "d", o, 2, 2)
+	})
+	commit(t, db, func(b *Batch) {
+		newDocument(t, b, c, "e", o, 2, 2)
+		must(t, b.DeleteCollection(c))
+		must(t, b.DeleteCollection(c)) // the second time there is nothing to do
+		ids, _, err := b.OwnerDocuments(c.ID, o, 10)
+		got, err2 := b.Document(c.ID, "d")
+		m, err3 := b.SnippetMeta(c.ID, d, 0)
+		n, err4 := b.CollectionCount()
+		if err := errors.Join(err, err2, err3, err4); err != nil || len(ids) != 0 || got != nil || m != nil || n != 0 {
+			t.Errorf("after the deletion: %v %v %v %d collections, %v", ids, got, m, n, err)
+		}
+		again := newCollection(t, b, "c")
+		if ordinal, err := b.NewOrdinal(again); err != nil || ordinal != 1 || again.ID == c.ID {
+			t.Errorf("made again: %+v, ordinal %d, %v", again, ordinal, err)
+		}
+	})
+}
+
 // TestCheckpointWhileWriting takes checkpoints under load: each is a state
 // that was committed, complete, and verifies.
 func TestCheckpointWhileWriting(t *testing.T) {

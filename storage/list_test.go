@@ -206,6 +206,26 @@ func TestListErrors(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// Every part of the query is bound.
+	whole := snippet.ListQuery{Order: snippet.ByID, Owner: snippet.Owner{Type: "a", ID: "b"}, Metadata: map[string]string{"k": "v"}}
+	bound := encodeCursor(c.ID, &whole, []byte("d"))
+	for name, change := range map[string]func(q *snippet.ListQuery){
+		"owner type":   func(q *snippet.ListQuery) { q.Owner.Type = "z" },
+		"owner id":     func(q *snippet.ListQuery) { q.Owner.ID = "z" },
+		"key":          func(q *snippet.ListQuery) { q.Metadata = map[string]string{"z": "v"} },
+		"value":        func(q *snippet.ListQuery) { q.Metadata = map[string]string{"k": "z"} },
+		"another pair": func(q *snippet.ListQuery) { q.Metadata = map[string]string{"k": "v", "z": ""} },
+		"order":        func(q *snippet.ListQuery) { q.Order = snippet.ByIDDesc },
+	} {
+		q := whole
+		q.Cursor = bound
+		if _, err := decodeCursor(c.ID, &q); err != nil {
+			t.Fatal(err)
+		}
+		if change(&q); !errors.Is(func() error { _, err := decodeCursor(c.ID, &q); return err }(), snippet.ErrInvalid) {
+			t.Errorf("a cursor of another %s was accepted", name)
+		}
+	}
 	if _, err := v.Documents(context.Background(), c.ID+1, snippet.ListQuery{Cursor: cursor}); !errors.Is(err, snippet.ErrInvalid) {
 		t.Errorf("the cursor of another collection: %v", err)
 	}

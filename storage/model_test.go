@@ -1,12 +1,9 @@
 package storage
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"maps"
 	"os"
-	"reflect"
 	"slices"
 	"sort"
 	"strings"
@@ -103,7 +100,14 @@ func TestModel(t *testing.T) {
 		m := &machine{dir: dir, opts: opts, shared: shared, now: newModel(), committed: newModel()}
 		m.open(rt)
 		defer m.close(rt)
-		rt.Repeat(map[string]func(*rapid.T){
+		for range 2 {
+			m.putCollection(rt)
+		}
+		for range 4 {
+			m.putDocument(rt)
+			m.putSnippet(rt)
+		}
+		writes := map[string]func(*rapid.T){
 			"put collection":    m.putCollection,
 			"delete collection": m.deleteCollection,
 			"put document":      m.putDocument,
@@ -116,16 +120,33 @@ func TestModel(t *testing.T) {
 			"delete system":     m.deleteSystem,
 			"put idempotency":   m.putIdempotency,
 			"expire":            m.expire,
-			"savepoint":         m.savepoint,
-			"rollback":          m.rollback,
-			"commit":            m.commit,
-			"abandon":           m.abandon,
-			"flush":             func(rt *rapid.T) { noErr(rt, m.db.Flush()) },
-			"hold view":         m.holdView,
-			"reopen":            m.reopen,
-			"":                  m.check,
-		})
+		}
+		actions := maps.Clone(writes)
+		actions["some writes"] = func(rt *rapid.T) { m.some(rt, writes) }
+		actions["writes taken back"] = func(rt *rapid.T) {
+			m.savepoint(rt)
+			m.some(rt, writes)
+			m.check(rt)
+			m.rollbackTo(len(m.saves) - 1)
+		}
+		actions["savepoint"] = m.savepoint
+		actions["rollback"] = m.rollback
+		actions["commit"] = m.commit
+		actions["abandon"] = m.abandon
+		actions["flush"] = func(rt *rapid.T) { noErr(rt, m.db.Flush()) }
+		actions["hold view"] = m.holdView
+		actions["reopen"] = m.reopen
+		actions[""] = m.check
+		rt.Repeat(actions)
 	})
+}
+
+// some does a few writes, so that one batch writes the same keys again.
+func (m *machine) some(rt *rapid.T, writes map[string]func(*rapid.T)) {
+	names := slices.Sorted(maps.Keys(writes))
+	for range rapid.IntRange(1, 6).Draw(rt, "writes") {
+		writes[rapid.SampledFrom(names).Draw(rt, "write")](rt)
+	}
 }
 
 func noErr(rt *rapid.T, err error) {
@@ -197,9 +218,12 @@ func (m *machine) savepoint(*rapid.T) {
 
 func (m *machine) rollback(rt *rapid.T) {
 	if len(m.saves) == 0 {
-		rt.Skip()
+		return
 	}
-	i := rapid.IntRange(0, len(m.saves)-1).Draw(rt, "savepoint")
+	m.rollbackTo(rapid.IntRange(0, len(m.saves)-1).Draw(rt, "savepoint"))
+}
+
+func (m *machine) rollbackTo(i int) {
 	m.b.Rollback(m.saves[i].token)
 	m.now = m.saves[i].m.clone()
 	m.saves = m.saves[:i+1]
@@ -223,9 +247,10 @@ func (m *machine) putCollection(rt *rapid.T) {
 	m.now.colls[name] = c
 }
 
+// drawCollection takes a collection, and makes one if there is none.
 func (m *machine) drawCollection(rt *rapid.T) snippet.Collection {
 	if len(m.now.colls) == 0 {
-		rt.Skip()
+		m.putCollection(rt)
 	}
 	name := rapid.SampledFrom(slices.Sorted(maps.Keys(m.now.colls))).Draw(rt, "collection")
 	return m.now.colls[name]
@@ -239,10 +264,11 @@ func (m *machine) deleteCollection(rt *rapid.T) {
 	delete(m.now.ordinals, c.ID)
 }
 
+// drawDocument takes a document of a collection, and makes one if there is none.
 func (m *machine) drawDocument(rt *rapid.T) (snippet.Collection, modelDoc) {
 	c := m.drawCollection(rt)
 	if len(m.now.docs[c.ID]) == 0 {
-		rt.Skip()
+		m.putDocumentIn(rt, c)
 	}
 	id := rapid.SampledFrom(slices.Sorted(maps.Keys(m.now.docs[c.ID]))).Draw(rt, "document")
 	d := m.now.docs[c.ID][id]
@@ -262,8 +288,9 @@ func (m *machine) store(rt *rapid.T, c snippet.Collection, d modelDoc, created b
 	m.now.docs[c.ID][d.d.ID] = d
 }
 
-func (m *machine) putDocument(rt *rapid.T) {
-	c := m.drawCollection(rt)
+func (m *machine) putDocument(rt *rapid.T) { m.putDocumentIn(rt, m.drawCollection(rt)) }
+
+func (m *machine) putDocumentIn(rt *rapid.T, c snippet.Collection) {
 	id := rapid.SampledFrom(docIDs).Draw(rt, "id")
 	d, exists := m.now.docs[c.ID][id]
 	if !exists {
@@ -308,10 +335,14 @@ func (m *machine) putSnippet(rt *rapid.T) {
 	m.store(rt, c, d, false)
 }
 
+// drawIndex takes a snippet of a document, and makes one if there is none.
 func (m *machine) drawIndex(rt *rapid.T) (snippet.Collection, modelDoc, int) {
 	c, d := m.drawDocument(rt)
 	if len(d.snippets) == 0 {
-		rt.Skip()
+		s := drawSnippet(rt, 0)
+		noErr(rt, m.b.PutSnippet(c.ID, &d.d, &s))
+		d.snippets = append(d.snippets, s)
+		m.store(rt, c, d, false)
 	}
 	return c, d, rapid.IntRange(0, len(d.snippets)-1).Draw(rt, "index")
 }
@@ -334,10 +365,7 @@ func (m *machine) putEmbedding(rt *rapid.T) {
 }
 
 func (m *machine) deleteSnippet(rt *rapid.T) {
-	c, d := m.drawDocument(rt)
-	if len(d.snippets) == 0 {
-		rt.Skip()
-	}
+	c, d, _ := m.drawIndex(rt)
 	i := len(d.snippets) - 1
 	noErr(rt, m.b.DeleteSnippet(c.ID, &d.d, i))
 	d.snippets = d.snippets[:i]
@@ -401,178 +429,5 @@ func (m *machine) expire(rt *rapid.T) {
 	noErr(rt, err)
 	if got != want {
 		rt.Fatalf("%d rows expired, want %d", got, want)
-	}
-}
-
-// check compares all that a batch can read.
-func (m *machine) check(rt *rapid.T) {
-	for _, name := range collNames {
-		got, err := m.b.Collection(name)
-		noErr(rt, err)
-		checkCollection(rt, got, m.now.colls, name)
-	}
-	n, err := m.b.CollectionCount()
-	noErr(rt, err)
-	equal(rt, "number of collections", n, len(m.now.colls))
-	for _, c := range m.now.colls {
-		m.checkBatchDocuments(rt, c)
-	}
-	for _, k := range sysKeys {
-		got, err := m.b.System(k)
-		noErr(rt, err)
-		checkBytes(rt, "system "+k, got, m.now.system, k)
-	}
-	rows, err := m.b.SystemPrefix("member/")
-	noErr(rt, err)
-	equal(rt, "system rows", rows, m.now.systemPrefix("member/"))
-	for i := range 6 {
-		got, err := m.b.Idempotency(idemHash(i))
-		noErr(rt, err)
-		want, exists := m.now.idem[idemHash(i)]
-		if exists != (got != nil) || exists && string(got) != want.row {
-			rt.Fatalf("idempotency %d is %q, want %q, %v", i, got, want.row, exists)
-		}
-	}
-}
-
-func (m *machine) checkBatchDocuments(rt *rapid.T, c snippet.Collection) {
-	for _, id := range docIDs {
-		got, err := m.b.Document(c.ID, id)
-		noErr(rt, err)
-		want, exists := m.now.docs[c.ID][id]
-		if exists != (got != nil) {
-			rt.Fatalf("document %s exists: %v, want %v", id, got != nil, exists)
-		}
-		if !exists {
-			continue
-		}
-		equal(rt, "document", *got, want.d)
-		for i := range len(want.snippets) + 1 {
-			s, err := m.b.Snippet(c.ID, got, i, true)
-			noErr(rt, err)
-			if i == len(want.snippets) {
-				equal(rt, "snippet behind the end", s, (*snippet.Snippet)(nil))
-			} else {
-				equal(rt, "snippet", *s, want.snippets[i])
-			}
-		}
-	}
-	for _, o := range owners[1:] {
-		limit := 2
-		ids, more, err := m.b.OwnerDocuments(c.ID, o, limit)
-		noErr(rt, err)
-		all := m.now.ownerDocuments(c.ID, o)
-		equal(rt, "owner's documents", ids, all[:min(limit, len(all))])
-		equal(rt, "more of the owner's documents", more, len(all) > limit)
-	}
-}
-
-func (m *model) ownerDocuments(coll uint32, o snippet.Owner) []string {
-	var ids []string
-	for id, d := range m.docs[coll] {
-		if d.d.Owner == o {
-			ids = append(ids, id)
-		}
-	}
-	slices.Sort(ids)
-	return ids
-}
-
-func (m *model) systemPrefix(prefix string) []KV {
-	var rows []KV
-	for _, k := range slices.Sorted(maps.Keys(m.system)) {
-		if strings.HasPrefix(k, prefix) {
-			rows = append(rows, KV{Key: k, Value: []byte(m.system[k])})
-		}
-	}
-	return rows
-}
-
-// checkView compares all that a view can read.
-func (m *machine) checkView(rt *rapid.T, v *View, want *model) {
-	list, err := v.Collections("", 0)
-	noErr(rt, err)
-	var names []string
-	for _, c := range list {
-		names = append(names, c.Name)
-		checkCollection(rt, &c, want.colls, c.Name)
-	}
-	equal(rt, "collections", names, slices.Sorted(maps.Keys(want.colls)))
-	for k := range want.system {
-		got, err := v.System(k)
-		noErr(rt, err)
-		checkBytes(rt, "system "+k, got, want.system, k)
-	}
-	rows, err := v.SystemPrefix("member/")
-	noErr(rt, err)
-	equal(rt, "system rows", rows, want.systemPrefix("member/"))
-	for id, docs := range want.docs {
-		page, err := v.Documents(context.Background(), id, snippet.ListQuery{})
-		noErr(rt, err)
-		equal(rt, "number of documents", len(page.Documents), len(docs))
-		for _, d := range page.Documents {
-			equal(rt, "document", d, docs[d.ID].d)
-			got, err := v.Snippets(context.Background(), id, &d, 0, 0, true)
-			noErr(rt, err)
-			equal(rt, "number of snippets", len(got), len(docs[d.ID].snippets))
-			for i := range got {
-				equal(rt, "snippet", got[i], docs[d.ID].snippets[i])
-			}
-		}
-	}
-	m.checkRows(rt, v, want)
-}
-
-// checkRows counts the rows, so that nothing stays that no read would show.
-func (m *machine) checkRows(rt *rapid.T, v *View, want *model) {
-	got := map[string]int{}
-	noErr(rt, v.Dump(context.Background(), func(cf, key, _ []byte) error {
-		if _, err := DescribeKey(string(cf), key); err != nil {
-			return err
-		}
-		got[string(cf)]++
-		return nil
-	}))
-	rows := map[string]int{}
-	for _, docs := range want.docs {
-		for _, d := range docs {
-			rows["docs"]++
-			rows["listing"]++
-			if !d.d.Owner.IsZero() {
-				rows["listing"] += 2
-			}
-			rows["snippet_meta"] += len(d.snippets)
-			rows["snippet_text"] += len(d.snippets)
-			rows["embeddings"] += d.d.EmbeddedCount
-		}
-	}
-	for _, cf := range []string{"docs", "listing", "snippet_meta", "snippet_text", "embeddings"} {
-		equal(rt, "rows of "+cf, got[cf], rows[cf])
-	}
-	if n := got["idempotency"]; n > 2*len(want.idem)+1 || n < 2*len(want.idem) {
-		rt.Fatalf("%d rows of idempotency for %d keys", n, len(want.idem))
-	}
-}
-
-func checkCollection(rt *rapid.T, got *snippet.Collection, colls map[string]snippet.Collection, name string) {
-	want, exists := colls[name]
-	if exists != (got != nil) || exists && *got != want {
-		rt.Fatalf("collection %s is %+v, want %+v", name, got, want)
-	}
-}
-
-func checkBytes(rt *rapid.T, what string, got []byte, all map[string]string, key string) {
-	want, exists := all[key]
-	if exists != (got != nil) || exists && !bytes.Equal(got, []byte(want)) {
-		rt.Fatalf("%s is %q, want %q, %v", what, got, want, exists)
-	}
-}
-
-func equal(rt *rapid.T, what string, got, want any) {
-	if reflect.ValueOf(got).Kind() == reflect.Slice && reflect.ValueOf(got).Len() == 0 && reflect.ValueOf(want).Len() == 0 {
-		return
-	}
-	if !reflect.DeepEqual(got, want) {
-		rt.Fatalf("%s is %+v, want %+v", what, got, want)
 	}
 }

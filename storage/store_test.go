@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,36 +102,39 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// spoiled are the ways in which a scratch can be bad.
+var spoiled = map[string]func(t *testing.T, st *Store, scratch string){
+	"empty": func(t *testing.T, _ *Store, scratch string) {
+		must(t, os.RemoveAll(scratch))
+		must(t, os.Mkdir(scratch, 0o750))
+	},
+	"absent": func(t *testing.T, _ *Store, scratch string) { must(t, os.RemoveAll(scratch)) },
+	"missing table": func(t *testing.T, _ *Store, scratch string) {
+		must(t, os.Remove(one(t, scratch, "*.sst")))
+	},
+	"missing blob file": func(t *testing.T, _ *Store, scratch string) {
+		must(t, os.Remove(one(t, scratch, "*.blob")))
+	},
+	"missing manifest": func(t *testing.T, _ *Store, scratch string) {
+		must(t, os.Remove(one(t, scratch, "MANIFEST-*")))
+	},
+	"corrupt table":    func(t *testing.T, _ *Store, scratch string) { flip(t, one(t, scratch, "*.sst"), 30) },
+	"corrupt blob":     func(t *testing.T, _ *Store, scratch string) { flip(t, one(t, scratch, "*.blob"), -100) },
+	"corrupt manifest": func(t *testing.T, _ *Store, scratch string) { flip(t, one(t, scratch, "MANIFEST-*"), 20) },
+	"truncated table": func(t *testing.T, _ *Store, scratch string) {
+		must(t, os.Truncate(one(t, scratch, "*.sst"), 100))
+	},
+	"a link in it": func(t *testing.T, _ *Store, scratch string) {
+		must(t, os.Symlink("/etc/passwd", filepath.Join(scratch, "000000.sst")))
+	},
+}
+
 // TestInstallFails makes every step of Install fail, and hands it bad
 // scratches: the old state stays, for readers, for the writer, and after a
 // restart; nothing is left behind.
 func TestInstallFails(t *testing.T) {
 	stop := errors.New("stopped by the test")
-	cases := map[string]func(t *testing.T, st *Store, scratch string){
-		"empty": func(t *testing.T, _ *Store, scratch string) {
-			must(t, os.RemoveAll(scratch))
-			must(t, os.Mkdir(scratch, 0o750))
-		},
-		"absent": func(t *testing.T, _ *Store, scratch string) { must(t, os.RemoveAll(scratch)) },
-		"missing table": func(t *testing.T, _ *Store, scratch string) {
-			must(t, os.Remove(one(t, scratch, "*.sst")))
-		},
-		"missing blob file": func(t *testing.T, _ *Store, scratch string) {
-			must(t, os.Remove(one(t, scratch, "*.blob")))
-		},
-		"missing manifest": func(t *testing.T, _ *Store, scratch string) {
-			must(t, os.Remove(one(t, scratch, "MANIFEST-*")))
-		},
-		"corrupt table":    func(t *testing.T, _ *Store, scratch string) { flip(t, one(t, scratch, "*.sst"), 30) },
-		"corrupt blob":     func(t *testing.T, _ *Store, scratch string) { flip(t, one(t, scratch, "*.blob"), -100) },
-		"corrupt manifest": func(t *testing.T, _ *Store, scratch string) { flip(t, one(t, scratch, "MANIFEST-*"), 20) },
-		"truncated table": func(t *testing.T, _ *Store, scratch string) {
-			must(t, os.Truncate(one(t, scratch, "*.sst"), 100))
-		},
-		"a link in it": func(t *testing.T, _ *Store, scratch string) {
-			must(t, os.Symlink("/etc/passwd", filepath.Join(scratch, "000000.sst")))
-		},
-	}
+	cases := maps.Clone(spoiled)
 	for _, step := range []string{"verify", "sync", "rename", "open", "sync dir", "pointer", "swap"} {
 		cases["step "+step] = func(_ *testing.T, st *Store, _ string) {
 			st.step = func(name string) error {
