@@ -183,6 +183,12 @@ func nodeGauges(n *Node) []prometheus.Collector {
 		}),
 		gauge("snapshot_log_limit_bytes", "Bytes of the log at which a snapshot is taken.", func() float64 { return float64(n.o.SnapshotBytes) }),
 	}
+	return append(all, gateGauges(n)...)
+}
+
+// gateGauges show each gate, by its reason.
+func gateGauges(n *Node) []prometheus.Collector {
+	var all []prometheus.Collector
 	for _, reason := range gateReasons {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "snipdb_cluster_gate_refusing_ratio",
 			Help:        "Share of the writes that this gate refuses now, by reason; 0: it is open.",

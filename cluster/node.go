@@ -228,7 +228,7 @@ func (n *Node) startRaft() error {
 	if n.isClosing() {
 		return contract.ErrShutdown
 	}
-	tr := newNudgedTransport(newTransport(n.mux, transportOptions{Timeout: 2 * n.o.HeartbeatTimeout, Logger: n.log}))
+	tr := newNudgedTransport(newTransport(n.mux, transportOptions{Timeout: 2 * n.o.HeartbeatTimeout, Leading: n.leading, Logger: n.log}))
 	cache, err := raft.NewLogCache(logCacheEntries, n.logs)
 	if err != nil {
 		return fmt.Errorf("cluster: log cache: %w", err)
@@ -315,6 +315,12 @@ func (n *Node) Close(ctx context.Context) error {
 	return n.closeErr
 }
 
+// leading says whether Raft runs here and leads.
+func (n *Node) leading() bool {
+	r := n.raft.Load()
+	return r != nil && r.State() == raft.Leader
+}
+
 // drain waits, for a short time, until what was accepted has its outcome:
 // a write that is cut off by the transfer would be "unknown" for no reason.
 func (n *Node) drain(ctx context.Context) {
@@ -339,6 +345,9 @@ func (n *Node) release(ctx context.Context) error {
 		n.props.close()
 	}
 	if r != nil {
+		if tr := n.transport.Load(); tr != nil {
+			tr.stopWaiting()
+		}
 		if err := r.Shutdown().Error(); err != nil {
 			errs = append(errs, fmt.Errorf("cluster: stop raft: %w", err))
 		}

@@ -44,11 +44,15 @@ type Options struct {
 
 	// HeartbeatTimeout is how long a follower waits for its leader before it
 	// stands for election; ElectionTimeout is the time an election may take.
-	// Both 2 s by default: heartbeats are answered by the main loop (see
-	// transport), which an fsync may hold up for a while.
+	// 1.5 s and 2 s by default: heartbeats are answered by the main loop (see
+	// transport), which an fsync may hold up for a while. A follower notices
+	// the death of its leader within three HeartbeatTimeouts, because raft
+	// draws its timer from one to two and checks the contact when it fires; so
+	// the new leader is there within three ElectionTimeouts only if the former
+	// is clearly shorter than the latter.
 	HeartbeatTimeout, ElectionTimeout time.Duration
 	// LeaderLease is how long a leader that hears no quorum stays leader. At
-	// most HeartbeatTimeout. Default 1.5 s.
+	// most HeartbeatTimeout. Default 1.25 s.
 	LeaderLease time.Duration
 	// CommitTimeout is the longest that a follower waits to learn of a commit
 	// when nothing follows. Default 50 ms.
@@ -74,7 +78,7 @@ type Options struct {
 	ClaimTTL time.Duration
 
 	// SnapshotBytes: take a snapshot when the log since the last one is
-	// larger. Default 256 MiB.
+	// larger. Default 128 MiB: what is behind it is read at the start.
 	SnapshotBytes uint64
 	// TrailingBytes of log stay behind a snapshot, so that a follower which
 	// was away for a short time needs no snapshot. Default 64 MiB.
@@ -128,12 +132,12 @@ const (
 // DefaultOptions returns the defaults; NodeID, DataDir and RaftAddr are left to set.
 func DefaultOptions() Options {
 	return Options{
-		HeartbeatTimeout: 2 * time.Second, ElectionTimeout: 2 * time.Second,
-		LeaderLease: 1500 * time.Millisecond, CommitTimeout: 50 * time.Millisecond,
+		HeartbeatTimeout: 1500 * time.Millisecond, ElectionTimeout: 2 * time.Second,
+		LeaderLease: 1250 * time.Millisecond, CommitTimeout: 50 * time.Millisecond,
 		TickInterval: 10 * time.Second, PollInterval: 250 * time.Millisecond,
 		ReadTimeout: 5 * time.Second, ProposeTimeout: 30 * time.Second,
 		LogWriteLimit: 10 * time.Second, PromoteAfter: 3 * time.Second, ClaimTTL: 15 * time.Second,
-		SnapshotBytes: 256 << 20, TrailingBytes: 64 << 20, SnapshotCheck: 5 * time.Second,
+		SnapshotBytes: 128 << 20, TrailingBytes: 64 << 20, SnapshotCheck: 5 * time.Second,
 		GroupCommit: true, MaxInflightEntries: 2, MaxEntryCommands: 512,
 		MaxInflightCommands: 4096, MaxInflightBytes: 64 << 20, MaxApplyGap: 5000,
 		GateInterval: 200 * time.Millisecond,

@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -15,6 +16,10 @@ const (
 	// snapshotBytesPerTimeout: a snapshot may take one timeout for each so
 	// many bytes. raft's default of 256 KiB gives 10 GB almost five days.
 	snapshotBytesPerTimeout = 64 << 20
+	// returnPoll is how often an unreachable node is dialled, and returnWait
+	// how long, before its failure is told to raft.
+	returnPoll = 100 * time.Millisecond
+	returnWait = time.Minute
 )
 
 // transportOptions configure the Raft transport.
@@ -26,10 +31,13 @@ type transportOptions struct {
 	// AddressProvider finds a node's address by its id; nil uses the
 	// address in the Raft configuration.
 	AddressProvider raft.ServerAddressProvider
-	Logger          *slog.Logger
+	// Leading says whether this node is leader; nil never waits for the
+	// return of an unreachable node.
+	Leading func() bool
+	Logger  *slog.Logger
 }
 
-// transport is raft's network transport with two habits taken away.
+// transport is raft's network transport with three habits taken away.
 //
 // Pipelining is off (MaxRPCsInFlight 1): a follower that refuses an append can
 // lock the pipeline's two goroutines against each other until the leader
@@ -40,8 +48,17 @@ type transportOptions struct {
 // after a partition (hashicorp/raft #695). Heartbeats take the way of every
 // other RPC. The price is that a follower in an fsync answers late; the timers
 // are chosen for it.
+//
+// A node that comes back is not kept waiting: raft doubles its pause after
+// each failed append up to 10 s (hashicorp/raft replication.go, backoff), and a
+// node that was away for half a minute would get nothing for so long after its
+// return. See AppendEntries.
 type transport struct {
 	*raft.NetworkTransport
+	layer   raft.StreamLayer
+	leading func() bool
+	stop    chan struct{} // closed by stopWaiting
+	once    sync.Once
 }
 
 // Invariant: raft must see both, or it falls back silently.
@@ -59,18 +76,62 @@ func newTransport(m *mux, o transportOptions) *transport {
 	if o.Timeout <= 0 {
 		o.Timeout = defaultTransportTimeout
 	}
+	layer := m.raftLayer()
 	nt := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider:   o.AddressProvider,
 		Logger:                  newRaftLogger(o.Logger).Named("transport"),
-		Stream:                  m.raftLayer(),
+		Stream:                  layer,
 		MaxPool:                 o.MaxPool,
 		MaxRPCsInFlight:         1,
 		Timeout:                 o.Timeout,
 		MsgpackUseNewTimeFormat: true,
 	})
 	nt.TimeoutScale = snapshotBytesPerTimeout
-	return &transport{NetworkTransport: nt}
+	return &transport{NetworkTransport: nt, layer: layer, leading: o.Leading, stop: make(chan struct{})}
 }
+
+// AppendEntries sends entries. If the node can't be reached, it returns the
+// error only when the node can be dialled again, this node no longer leads, or
+// returnWait is over: raft's next try then meets a node that is there, after a
+// pause that is still short. Heartbeats return at once; they have a short
+// backoff of their own, and tell raft that the node is gone.
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
+	if err != nil && t.leading != nil && !isHeartbeat(args) {
+		t.awaitReturn(target)
+	}
+	return err
+}
+
+// isHeartbeat tells a heartbeat as raft's own transport does.
+func isHeartbeat(a *raft.AppendEntriesRequest) bool {
+	return a.Term != 0 && a.PrevLogEntry == 0 && a.PrevLogTerm == 0 && len(a.Entries) == 0 && a.LeaderCommitIndex == 0
+}
+
+// awaitReturn waits until the node can be dialled.
+func (t *transport) awaitReturn(target raft.ServerAddress) {
+	deadline := time.NewTimer(returnWait)
+	defer deadline.Stop()
+	poll := time.NewTicker(returnPoll)
+	defer poll.Stop()
+	for t.leading() {
+		if c, err := t.layer.Dial(target, returnPoll); err == nil {
+			_ = c.Close()
+			return
+		}
+		select {
+		case <-t.stop:
+			return
+		case <-deadline.C:
+			return
+		case <-poll.C:
+		}
+	}
+}
+
+// stopWaiting ends all waits for unreachable nodes. Call it before raft is
+// shut down: raft waits for its goroutines before it closes the transport.
+func (t *transport) stopWaiting() { t.once.Do(func() { close(t.stop) }) }
 
 // SetHeartbeatHandler does nothing: see transport.
 func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
@@ -83,6 +144,7 @@ func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (ra
 // Close ends the transport, its streams and its idle connections. raft calls
 // it too when it shuts down; it may be called twice.
 func (t *transport) Close() error {
+	t.stopWaiting()
 	err := t.NetworkTransport.Close()
 	t.CloseStreams()
 	return errors.Join(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -163,7 +164,7 @@ func TestHeartbeatsReachTheMainLoop(t *testing.T) {
 	t.Cleanup(func() { _ = caller.Close() })
 	result := make(chan error, 1)
 	go func() {
-		heartbeat := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{Addr: []byte("n1")}, Term: 3, Leader: []byte("n1")}
+		heartbeat := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{Addr: []byte("n1")}, Term: 3}
 		var resp raft.AppendEntriesResponse
 		err := caller.AppendEntries("n2", raft.ServerAddress(b.addr()), heartbeat, &resp)
 		if err == nil && resp.Term != 7 {
@@ -237,4 +238,72 @@ func TestAbandonedSnapshotDoesNotHoldTheFollower(t *testing.T) {
 	rpc.Respond(&raft.InstallSnapshotResponse{}, err)
 	_ = release.Close()
 	<-result
+}
+
+// A leader's append to a node that is away ends when the node is back, when
+// the leader stops, or when it is leader no more; a heartbeat never waits.
+func TestAppendWaitsForTheReturn(t *testing.T) {
+	away := startMux(t, "n2", "c1")
+	addr := away.addr()
+	if err := away.close(); err != nil {
+		t.Fatal(err)
+	}
+	var leading atomic.Bool
+	start := func() (*transport, func(*raft.AppendEntriesRequest) chan error) {
+		tr := newTransport(startMux(t, "n1", "c1"), transportOptions{Timeout: time.Second, Leading: leading.Load})
+		t.Cleanup(func() { _ = tr.Close() })
+		return tr, func(req *raft.AppendEntriesRequest) chan error {
+			done := make(chan error, 1)
+			go func() {
+				done <- tr.AppendEntries("n2", raft.ServerAddress(addr), req, &raft.AppendEntriesResponse{})
+			}()
+			return done
+		}
+	}
+	ends := func(what string, done chan error) {
+		t.Helper()
+		select {
+		case err := <-done:
+			if err == nil {
+				t.Errorf("%s: the append to a node that is away succeeded", what)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: the append did not end", what)
+		}
+	}
+	waits := func(what string, done chan error) {
+		t.Helper()
+		select {
+		case err := <-done:
+			t.Fatalf("%s: the append ended: %v", what, err)
+		case <-time.After(3 * returnPoll):
+		}
+	}
+	heartbeat := &raft.AppendEntriesRequest{Term: 1}
+	entries := &raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 1, PrevLogTerm: 1}
+
+	leading.Store(true)
+	tr, send := start()
+	ends("heartbeat", send(heartbeat))
+	done := send(entries)
+	waits("leader", done)
+	leading.Store(false)
+	ends("no leader any more", done)
+
+	leading.Store(true)
+	done = send(entries)
+	waits("leader", done)
+	tr.stopWaiting()
+	ends("stopped", done)
+
+	_, send = start()
+	done = send(entries)
+	waits("leader", done)
+	back, err := newMux(muxOptions{Bind: addr, NodeID: "n2", ClusterID: func() string { return "c1" }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = back.close() })
+	_ = back.raftLayer()
+	ends("the node is back", done)
 }

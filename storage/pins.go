@@ -57,9 +57,6 @@ func (p *pins) close() {
 	}
 }
 
-// closed says whether close was called.
-func (p *pins) closed() bool { return p.state.Load() >= closedBit }
-
 // wait waits until the last user has left.
 func (p *pins) wait(timeout time.Duration) error {
 	timer := time.NewTimer(timeout)

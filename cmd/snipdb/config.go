@@ -105,16 +105,16 @@ func (c *Config) register(f *pflag.FlagSet) {
 }
 
 func (c *Config) registerRaft(f *pflag.FlagSet) {
-	f.DurationVar(&c.HeartbeatTimeout, "heartbeat-timeout", 2*time.Second, "a follower that hears nothing for this long asks for votes")
+	f.DurationVar(&c.HeartbeatTimeout, "heartbeat-timeout", 1500*time.Millisecond, "a follower that hears nothing for this long asks for votes")
 	f.DurationVar(&c.ElectionTimeout, "election-timeout", 2*time.Second, "a candidate that has not won after this long tries again")
-	f.DurationVar(&c.LeaderLeaseTimeout, "leader-lease-timeout", 1500*time.Millisecond, "a leader that has reached no quorum for this long steps down")
+	f.DurationVar(&c.LeaderLeaseTimeout, "leader-lease-timeout", 1250*time.Millisecond, "a leader that has reached no quorum for this long steps down")
 	f.DurationVar(&c.TickInterval, "tick-interval", 10*time.Second, "how often the leader moves the replicated clock")
 	f.DurationVar(&c.PollInterval, "poll-interval", 250*time.Millisecond, "how often a node asks how far the leader is, for bounded reads")
 	f.DurationVar(&c.PromoteAfter, "promote-after", 3*time.Second, "how long a new node must have kept up before it may vote")
 	f.DurationVar(&c.LogWriteLimit, "log-write-limit", 10*time.Second, "a node whose log takes longer than this for one write ends itself")
 	f.BoolVar(&c.GroupCommit, "group-commit", true, "let writes that wait travel together; off is for measurements")
 	f.StringVar(&c.LogStore, "log-store", logStoreBolt, "what keeps the Raft log: bolt or rocksdb")
-	c.SnapshotLogBytes = 256 << 20
+	c.SnapshotLogBytes = 128 << 20
 	f.Var(&c.SnapshotLogBytes, "snapshot-log-bytes", "take a snapshot when the log has grown by this much")
 	c.TrailingLogBytes = 64 << 20
 	f.Var(&c.TrailingLogBytes, "trailing-log-bytes", "how much log to keep behind a snapshot for followers that were away")
