@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -228,7 +229,7 @@ func (n *Node) startRaft() error {
 	if n.isClosing() {
 		return contract.ErrShutdown
 	}
-	tr := newNudgedTransport(newTransport(n.mux, transportOptions{Timeout: 2 * n.o.HeartbeatTimeout, Leading: n.leading, Logger: n.log}))
+	tr := newNudgedTransport(newTransport(n.mux, transportOptions{Timeout: 2 * n.o.HeartbeatTimeout, Sends: n.sends, Logger: n.log}))
 	cache, err := raft.NewLogCache(logCacheEntries, n.logs)
 	if err != nil {
 		return fmt.Errorf("cluster: log cache: %w", err)
@@ -315,10 +316,11 @@ func (n *Node) Close(ctx context.Context) error {
 	return n.closeErr
 }
 
-// leading says whether Raft runs here and leads.
-func (n *Node) leading() bool {
+// sends says whether Raft leads here and has that node at that address.
+func (n *Node) sends(id raft.ServerID, addr raft.ServerAddress) bool {
 	r := n.raft.Load()
-	return r != nil && r.State() == raft.Leader
+	return r != nil && r.State() == raft.Leader && slices.ContainsFunc(r.GetConfiguration().Configuration().Servers,
+		func(s raft.Server) bool { return s.ID == id && s.Address == addr })
 }
 
 // drain waits, for a short time, until what was accepted has its outcome:

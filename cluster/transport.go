@@ -31,10 +31,10 @@ type transportOptions struct {
 	// AddressProvider finds a node's address by its id; nil uses the
 	// address in the Raft configuration.
 	AddressProvider raft.ServerAddressProvider
-	// Leading says whether this node is leader; nil never waits for the
-	// return of an unreachable node.
-	Leading func() bool
-	Logger  *slog.Logger
+	// Sends says whether this node is leader and sends entries to that node at
+	// that address; nil never waits for the return of an unreachable node.
+	Sends  func(raft.ServerID, raft.ServerAddress) bool
+	Logger *slog.Logger
 }
 
 // transport is raft's network transport with three habits taken away.
@@ -55,10 +55,10 @@ type transportOptions struct {
 // return. See AppendEntries.
 type transport struct {
 	*raft.NetworkTransport
-	layer   raft.StreamLayer
-	leading func() bool
-	stop    chan struct{} // closed by stopWaiting
-	once    sync.Once
+	layer raft.StreamLayer
+	sends func(raft.ServerID, raft.ServerAddress) bool
+	stop  chan struct{} // closed by stopWaiting
+	once  sync.Once
 }
 
 // Invariant: raft must see both, or it falls back silently.
@@ -87,18 +87,18 @@ func newTransport(m *mux, o transportOptions) *transport {
 		MsgpackUseNewTimeFormat: true,
 	})
 	nt.TimeoutScale = snapshotBytesPerTimeout
-	return &transport{NetworkTransport: nt, layer: layer, leading: o.Leading, stop: make(chan struct{})}
+	return &transport{NetworkTransport: nt, layer: layer, sends: o.Sends, stop: make(chan struct{})}
 }
 
 // AppendEntries sends entries. If the node can't be reached, it returns the
-// error only when the node can be dialled again, this node no longer leads, or
-// returnWait is over: raft's next try then meets a node that is there, after a
+// error only when the node can be dialled again, this node no longer leads, the
+// node has another address, or returnWait is over: raft's next try then meets a node that is there, after a
 // pause that is still short. Heartbeats return at once; they have a short
 // backoff of their own, and tell raft that the node is gone.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
-	if err != nil && t.leading != nil && !isHeartbeat(args) {
-		t.awaitReturn(target)
+	if err != nil && t.sends != nil && !isHeartbeat(args) {
+		t.awaitReturn(id, target)
 	}
 	return err
 }
@@ -109,12 +109,12 @@ func isHeartbeat(a *raft.AppendEntriesRequest) bool {
 }
 
 // awaitReturn waits until the node can be dialled.
-func (t *transport) awaitReturn(target raft.ServerAddress) {
+func (t *transport) awaitReturn(id raft.ServerID, target raft.ServerAddress) {
 	deadline := time.NewTimer(returnWait)
 	defer deadline.Stop()
 	poll := time.NewTicker(returnPoll)
 	defer poll.Stop()
-	for t.leading() {
+	for t.sends(id, target) {
 		if c, err := t.layer.Dial(target, returnPoll); err == nil {
 			_ = c.Close()
 			return

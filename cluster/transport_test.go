@@ -250,7 +250,9 @@ func TestAppendWaitsForTheReturn(t *testing.T) {
 	}
 	var leading atomic.Bool
 	start := func() (*transport, func(*raft.AppendEntriesRequest) chan error) {
-		tr := newTransport(startMux(t, "n1", "c1"), transportOptions{Timeout: time.Second, Leading: leading.Load})
+		tr := newTransport(startMux(t, "n1", "c1"), transportOptions{Timeout: time.Second, Sends: func(id raft.ServerID, to raft.ServerAddress) bool {
+			return leading.Load() && id == "n2" && string(to) == addr
+		}})
 		t.Cleanup(func() { _ = tr.Close() })
 		return tr, func(req *raft.AppendEntriesRequest) chan error {
 			done := make(chan error, 1)
