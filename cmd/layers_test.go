@@ -55,6 +55,8 @@ var mayImport = map[string][]string{
 
 	// Starts the built binaries for tests and talks HTTP to them.
 	"cmd/proctest": {"httpapi/wire"},
+	// Faults against real processes, and the checkers of what clients saw.
+	"cmd/chaos": {"cmd/proctest", "httpapi/client", "httpapi/wire"},
 
 	"cmd/snipctl/bench":    {"httpapi/client", "httpapi/wire", "storage/snippet"},
 	"cmd/snipctl/doctor":   {"httpapi/wire"},
@@ -89,6 +91,7 @@ var foreign = map[string][]string{
 		"github.com/google/uuid", "golang.org/x/",
 	},
 	"httpapi/client":       {"github.com/cenkalti/backoff/v5", "github.com/google/uuid", "golang.org/x/"},
+	"cmd/chaos":            {"github.com/anishathalye/porcupine"},
 	"cmd/snipctl/bench":    {"github.com/HdrHistogram/hdrhistogram-go"},
 	"cmd/snipctl/importer": {"golang.org/x/"},
 	"cmd/snipctl": {

@@ -108,6 +108,9 @@ type Options struct {
 	// Args are given to every node, after the harness's own: a flag that is
 	// given twice takes the last value.
 	Args []string
+	// NodeArgs, if set, are asked for once for each node, before it starts,
+	// and come after Args: for flags that differ, as an address of a proxy.
+	NodeArgs func(n *Node) []string
 }
 
 // Cluster is a set of processes. It is stopped and removed with the test.
@@ -116,6 +119,7 @@ type Cluster struct {
 	tb    testing.TB
 	dir   string
 	args  []string
+	each  func(n *Node) []string
 	join  string
 }
 
@@ -125,7 +129,7 @@ func Start(tb testing.TB, o Options) *Cluster {
 	if o.Nodes == 0 {
 		o.Nodes = 3
 	}
-	c := &Cluster{tb: tb, dir: tb.TempDir(), args: o.Args}
+	c := &Cluster{tb: tb, dir: tb.TempDir(), args: o.Args, each: o.NodeArgs}
 	var join []string
 	for i := range o.Nodes {
 		n := c.newNode(fmt.Sprintf("n%d", i+1))
@@ -156,6 +160,9 @@ func (c *Cluster) newNode(id string) *Node {
 		ID: id, Dir: filepath.Join(c.dir, id), HTTPAddr: freeAddr(c.tb), RaftAddr: freeAddr(c.tb), cluster: c, tb: c.tb,
 	}
 	n.URL = "http://" + n.HTTPAddr
+	if c.each != nil {
+		n.own = c.each(n)
+	}
 	c.Nodes = append(c.Nodes, n)
 	c.tb.Cleanup(n.cleanup)
 	return n
@@ -181,6 +188,7 @@ type Node struct {
 	tb      testing.TB
 	cluster *Cluster
 	extra   []string
+	own     []string // from Options.NodeArgs
 
 	mu   sync.Mutex // guards what follows
 	cmd  *exec.Cmd
@@ -211,6 +219,7 @@ func (n *Node) Args() []string {
 		"--profile", "small", "--disk-low-bytes", "1MiB", "--promote-after", "500ms",
 	}
 	args = append(args, n.cluster.args...)
+	args = append(args, n.own...)
 	return append(args, n.extra...)
 }
 

@@ -1,0 +1,61 @@
+package chaos
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/snipdb/snipdb/cmd/proctest"
+)
+
+func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }
+
+// shortRun is how long the faults go on by default.
+const shortRun = 30 * time.Second
+
+// settings reads SNIPDB_CHAOS_SEED and SNIPDB_CHAOS_DURATION.
+func settings(t *testing.T) Options {
+	t.Helper()
+	o := Options{Seed: uint64(time.Now().UnixNano()) % 1e9, Duration: shortRun}
+	if text := os.Getenv("SNIPDB_CHAOS_SEED"); text != "" {
+		seed, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatalf("SNIPDB_CHAOS_SEED: %v", err)
+		}
+		o.Seed = seed
+	}
+	if text := os.Getenv("SNIPDB_CHAOS_DURATION"); text != "" {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatalf("SNIPDB_CHAOS_DURATION: %v", err)
+		}
+		o.Duration = d
+	}
+	o.Keep = filepath.Join(os.TempDir(), fmt.Sprintf("snipdb-chaos-%d", o.Seed))
+	return o
+}
+
+func TestChaos(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes, and takes a minute")
+	}
+	start, o := time.Now(), settings(t)
+	t.Logf("seed %d", o.Seed)
+	if err := os.MkdirAll(o.Keep, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(o.Keep) }) // if nothing was left in it
+	r := Start(t, o)
+	r.Faults()
+	r.Verify()
+	var table strings.Builder
+	r.Report(&table, time.Since(start))
+	t.Logf("\n%s", table.String())
+	if err := r.Result(); err != nil {
+		t.Errorf("seed %d: %v", o.Seed, err)
+	}
+}

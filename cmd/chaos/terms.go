@@ -1,0 +1,87 @@
+package chaos
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Reign says that somebody saw a node lead in a term.
+type Reign struct {
+	Term   uint64
+	Node   string
+	Source string
+}
+
+// CheckTerms checks that no term has two leaders. It returns the number of
+// terms that had one.
+func CheckTerms(seen []Reign) (terms int, found []Violation) {
+	leaders := map[uint64]Reign{}
+	for _, r := range seen {
+		first, known := leaders[r.Term]
+		switch {
+		case !known:
+			leaders[r.Term] = r
+		case first.Node != r.Node:
+			found = append(found, violation("one_leader", "", "in term %d %s led (%s), and so did %s (%s)", r.Term, first.Node, first.Source, r.Node, r.Source))
+		}
+	}
+	return len(leaders), found
+}
+
+// reignsOfWrites are the leaders that acknowledged writes. A replayed answer is
+// of an older term.
+func reignsOfWrites(ops []*Op) []Reign {
+	seen := map[Reign]bool{}
+	for _, o := range ops {
+		if o.Outcome == OK && !o.IsRead() && !o.Replayed && o.Node != "" && o.Term > 0 {
+			seen[Reign{o.Term, o.Node, "answer of a write"}] = true
+		}
+	}
+	return slices.Collect(maps.Keys(seen))
+}
+
+// LogFigures are what a node's log says of a run.
+type LogFigures struct {
+	Elections, Snapshots, Installs, StartupRestores, Removals int
+	Reigns                                                    []Reign
+	// Alarms are lines that must not be there.
+	Alarms []string
+}
+
+var (
+	termInLog = regexp.MustCompile(`\bterm=(\d+)`)
+	// alarms are what a process says when something is broken that no fault of
+	// the network, and no kill, may break.
+	alarms = []string{"panic:", "fatal error:", "SIGSEGV", "violated", "corrupt", "DATA RACE", "level=ERROR"}
+)
+
+// ReadLog counts the events in the log of a node, over all its starts.
+func ReadLog(node, log string) LogFigures {
+	var f LogFigures
+	for line := range strings.Lines(log) {
+		switch {
+		case strings.Contains(line, `"election won"`):
+			f.Elections++
+			if m := termInLog.FindStringSubmatch(line); m != nil {
+				term, _ := strconv.ParseUint(m[1], 10, 64)
+				f.Reigns = append(f.Reigns, Reign{term, node, "log"})
+			}
+		case strings.Contains(line, `"snapshot taken"`):
+			f.Snapshots++
+		case strings.Contains(line, `"snapshot installed"`):
+			f.Installs++
+		case strings.Contains(line, `start-up: restoring`):
+			f.StartupRestores++
+		}
+		for _, alarm := range alarms {
+			if strings.Contains(line, alarm) {
+				f.Alarms = append(f.Alarms, strings.TrimSpace(line))
+				break
+			}
+		}
+	}
+	return f
+}

@@ -1,0 +1,389 @@
+package chaos
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/snipdb/snipdb/cmd/proctest"
+	"github.com/snipdb/snipdb/httpapi/client"
+	"github.com/snipdb/snipdb/httpapi/wire"
+)
+
+const (
+	// settleWait is for the calls that were open when the faults ended.
+	settleWait = 30 * time.Second
+	// captureTries: a write that the client has given up may still be applied
+	// while the nodes are read.
+	captureTries = 3
+	// deepCreates is how many of the many created documents are read whole;
+	// the listing has all of them.
+	deepCreates = 400
+	pageSize    = 500
+	// maxGoroutines and maxFiles are for a node that is idle: far above what
+	// it needs, far below what a leak makes of a run.
+	maxGoroutines, maxFiles = 500, 600
+)
+
+// NodeState is all that a node shows.
+type NodeState struct {
+	Node  string
+	Index uint64
+	// Documents are whole, as JSON, by collection and id; Listed all documents
+	// as a listing shows them.
+	Documents, Listed map[string]string
+	Collections       map[string]string
+	// titles is how often each title is among the created documents; queues
+	// and registers are what the documents of these hold.
+	titles    map[string]int
+	queues    map[string][]string
+	registers map[string]*Seen
+}
+
+// Verify waits until the cluster is at rest, and checks everything.
+func (r *Run) Verify() {
+	r.network.Heal()
+	r.waitWhole()
+	ctx, cancel := context.WithTimeout(context.Background(), settleWait)
+	r.load.Close(ctx)
+	cancel()
+	ops := r.history.Ops()
+	states := r.capture(ops)
+	r.figures.Hashes = len(states)
+	r.found(CompareStates(states)...)
+	r.checkEnd(ops, states)
+	r.checkHistory(ops, states)
+	r.checkLeaks()
+	r.stopAll()
+	r.readLogs(ops)
+	r.figures.history(ops, r.history.LongestGap())
+}
+
+// capture reads everything from every node, as of the last write or later.
+func (r *Run) capture(ops []*Op) []*NodeState {
+	index := uint64(0)
+	for _, o := range ops {
+		index = max(index, o.Index)
+	}
+	var states []*NodeState
+	for range captureTries {
+		states = states[:0]
+		for _, n := range r.cluster.Nodes {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			s, err := readNode(ctx, r.admin, n, index)
+			cancel()
+			if err != nil {
+				r.violate("durability", "", "%s can't be read: %v", n.ID, err)
+				continue
+			}
+			states = append(states, s)
+		}
+		if len(CompareStates(states)) == 0 {
+			break
+		}
+		r.note("the nodes differ, or a late write was applied; reading them again")
+		time.Sleep(2 * time.Second)
+	}
+	return states
+}
+
+// readNode reads a node's whole state.
+func readNode(ctx context.Context, c *client.Client, n *proctest.Node, index uint64) (*NodeState, error) {
+	s := &NodeState{Node: n.ID, Documents: map[string]string{}, Listed: map[string]string{}, Collections: map[string]string{},
+		titles: map[string]int{}, queues: map[string][]string{}, registers: map[string]*Seen{}}
+	opts := []client.ReadOption{client.OnEndpoint(n.URL), client.WithConsistency(client.AtIndex(index))}
+	collections, meta, err := c.ListCollections(ctx, pageSize, "", opts...)
+	if err != nil {
+		return nil, err
+	}
+	s.Index = meta.Index
+	for _, coll := range collections.Items {
+		ids, err := s.list(ctx, c, coll, opts)
+		if err != nil {
+			return nil, err
+		}
+		if coll.Name == collCreates {
+			ids = ids[:min(deepCreates, len(ids))]
+		}
+		if err := s.read(ctx, c, coll.Name, ids, opts); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// list pages through a collection, and compares its counters with what is there.
+func (s *NodeState) list(ctx context.Context, c *client.Client, coll wire.Collection, opts []client.ReadOption) (ids []string, err error) {
+	documents, snippets := uint64(0), uint64(0)
+	for cursor := ""; ; {
+		page, _, err := c.ListDocuments(ctx, coll.Name, client.ListQuery{Limit: pageSize, Cursor: cursor}, opts...)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range page.Items {
+			s.Listed[coll.Name+"/"+d.ID] = asJSON(d)
+			ids = append(ids, d.ID)
+			documents, snippets = documents+1, snippets+uint64(d.SnippetCount)
+			if coll.Name == collCreates {
+				s.titles[d.Title]++
+			}
+		}
+		if cursor = page.NextCursor; cursor == "" {
+			break
+		}
+	}
+	s.Collections[coll.Name] = asJSON(coll)
+	if documents != coll.Documents || snippets != coll.Snippets {
+		s.Collections[coll.Name] += fmt.Sprintf(" but %d documents with %d snippets are there on %s", documents, snippets, s.Node)
+	}
+	return ids, nil
+}
+
+// read gets documents whole, a few at a time.
+func (s *NodeState) read(ctx context.Context, c *client.Client, coll string, ids []string, opts []client.ReadOption) error {
+	var (
+		mu    sync.Mutex // guards s and first
+		first error
+		wg    sync.WaitGroup
+		next  = make(chan string)
+	)
+	opts = append(slices.Clone(opts), client.WithEmbeddings(client.AsBase64))
+	for range 4 {
+		wg.Go(func() {
+			for id := range next {
+				doc, _, err := c.GetDocument(ctx, coll, id, opts...)
+				mu.Lock()
+				if err == nil {
+					s.add(coll, doc)
+				} else if first == nil {
+					first = err
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for _, id := range ids {
+		next <- id
+	}
+	close(next)
+	wg.Wait()
+	return first
+}
+
+func (s *NodeState) add(coll string, doc *wire.Document) {
+	s.Documents[coll+"/"+doc.ID] = asJSON(doc)
+	switch coll {
+	case collRegisters:
+		s.registers[doc.ID] = see(doc)
+	case collQueues:
+		for _, part := range doc.Snippets {
+			token, damage := tokenOf(part.Content)
+			s.queues[doc.ID] = append(s.queues[doc.ID], token+damage)
+		}
+	}
+}
+
+func asJSON(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// CompareStates checks that all nodes show the same.
+func CompareStates(states []*NodeState) (found []Violation) {
+	if len(states) == 0 {
+		return []Violation{violation("equal_state", "", "no node could be read")}
+	}
+	first := states[0]
+	for _, s := range states {
+		for name, text := range s.Collections {
+			if strings.Contains(text, " but ") {
+				found = append(found, violation("equal_state", name, "%s", text))
+			}
+		}
+	}
+	for _, s := range states[1:] {
+		for _, part := range []struct {
+			what string
+			a, b map[string]string
+		}{{"collection", first.Collections, s.Collections}, {"listing", first.Listed, s.Listed}, {"document", first.Documents, s.Documents}} {
+			keys := maps.Clone(part.a)
+			maps.Copy(keys, part.b)
+			for _, key := range slices.Sorted(maps.Keys(keys)) {
+				if part.a[key] != part.b[key] {
+					found = append(found, violation("equal_state", key, "%s has the %s %.300q, %s has %.300q", first.Node, part.what, part.a[key], s.Node, part.b[key]))
+				}
+			}
+		}
+	}
+	return found
+}
+
+// checkEnd checks what is on each node against what was acknowledged.
+func (r *Run) checkEnd(ops []*Op, states []*NodeState) {
+	keys := byRegister(ops)
+	for _, s := range states {
+		var reads []*Op
+		for key := range keys {
+			reads = append(reads, &Op{Kind: KindRead, Key: key, Level: "end", Node: s.Node, Outcome: OK, Index: s.Index, Seen: s.registers[key]})
+		}
+		_, found := CheckPrefix("durability", ops, reads)
+		r.figures.Durable += len(reads)
+		r.figures.Lost += len(found)
+		r.found(found...)
+		count, found := CheckCreates(ops, s.Node, s.titles)
+		r.figures.count(count)
+		r.found(found...)
+		for _, w := range r.load.workers {
+			count, found := CheckQueue(ops, w.queue, s.Node, s.queues[w.queue])
+			r.figures.count(count)
+			r.found(found...)
+		}
+	}
+	for _, w := range r.load.workers {
+		if w.pending != nil {
+			r.violate("progress", w.queue, "a write was not acknowledged in %v without faults: %s", settleWait, w.pending.ops[0].Error)
+		}
+	}
+}
+
+// checkHistory runs the checkers of what the clients saw.
+func (r *Run) checkHistory(ops []*Op, states []*NodeState) {
+	f := &r.figures
+	add := func(what string, n int, found []Violation) {
+		f.Checks = append(f.Checks, checkFigure{what, n, len(found)})
+		r.found(found...)
+	}
+	n, found := CheckPrefix("prefix", ops, ops)
+	add("reads that show the state of their index", n, found)
+	n, found = CheckFresh(ops)
+	add("linearizable and bounded reads that are new enough", n, found)
+	n, found = CheckSessions(ops)
+	add("session reads that do not go back", n, found)
+	n, found = CheckPairs(ops)
+	add("reads of a batch's documents", n, found)
+	// What is there at the end closes each document's history.
+	all := ops
+	if len(states) > 0 {
+		now := r.history.Now()
+		for key := range byRegister(ops) {
+			all = append(all, &Op{ID: len(all), Client: -2, Kind: KindRead, Key: key, Level: client.LevelLinearizable,
+				Call: now, Return: now, Outcome: OK, Seen: states[0].registers[key]})
+		}
+	}
+	lin, found := CheckLinearizable(all, 2, r.o.Keep)
+	f.Linear = lin
+	add("documents whose histories are linearizable", lin.Keys, found)
+}
+
+// gauge reads a value from a node's metrics.
+func gauge(text []byte, name string) float64 {
+	m := regexp.MustCompile(`(?m)^` + name + ` ([0-9.e+]+)$`).FindSubmatch(text)
+	if m == nil {
+		return -1
+	}
+	v, _ := strconv.ParseFloat(string(m[1]), 64)
+	return v
+}
+
+// checkLeaks looks at what each process holds when nobody asks it for anything.
+func (r *Run) checkLeaks() {
+	for _, n := range r.cluster.Nodes {
+		ctx, cancel := context.WithTimeout(context.Background(), adminWait)
+		text, _, err := r.admin.NodeMetrics(ctx, n.URL)
+		cancel()
+		if err != nil {
+			r.violate("leaks", "", "%s: metrics: %v", n.ID, err)
+			continue
+		}
+		goroutines, files := gauge(text, "go_goroutines"), gauge(text, "process_open_fds")
+		r.figures.Goroutines, r.figures.Files = max(r.figures.Goroutines, goroutines), max(r.figures.Files, files)
+		if goroutines > maxGoroutines || files > maxFiles || goroutines < 0 || files < 0 {
+			r.violate("leaks", "", "%s has %v goroutines and %v open files", n.ID, goroutines, files)
+		}
+	}
+}
+
+// stopAll stops the nodes as an operator does, and looks at what they leave.
+func (r *Run) stopAll() {
+	for _, n := range r.cluster.Nodes {
+		n.Stop()
+		r.found(CheckDirectory(n.ID, n.Dir)...)
+		cmd := exec.Command(proctest.Binary(r.tb, "snipdb"), "inspect", "--data-dir", n.Dir)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			r.violate("inspect", "", "%s: %v: %s", n.ID, err, out)
+		}
+	}
+}
+
+var (
+	snapshotName = regexp.MustCompile(`^\d+-\d+-\d+$`)
+	stateName    = regexp.MustCompile(`^(CURRENT_DB|db-\d+)$`)
+)
+
+// CheckDirectory looks for what is half-made, or should have been deleted, in
+// the data directory of a node that was stopped.
+func CheckDirectory(node, dir string) (found []Violation) {
+	const checker = "directories"
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			found = append(found, violation(checker, "", "%s: %v", node, err))
+			return nil
+		}
+		if name := d.Name(); strings.HasSuffix(name, ".tmp") || strings.HasPrefix(name, "restore-") {
+			found = append(found, violation(checker, "", "%s left %s", node, path))
+		}
+		return nil
+	})
+	for folder, rule := range map[string]struct {
+		name *regexp.Regexp
+		dirs int
+	}{"state": {stateName, 1}, "snapshots": {snapshotName, 1}} {
+		dirs := 0
+		entries, _ := filepath.Glob(filepath.Join(dir, folder, "*"))
+		for _, entry := range entries {
+			if name := filepath.Base(entry); !rule.name.MatchString(name) {
+				found = append(found, violation(checker, "", "%s left %s", node, entry))
+			} else if name != "CURRENT_DB" {
+				dirs++
+			}
+		}
+		if dirs > rule.dirs {
+			found = append(found, violation(checker, "", "%s has %d directories in %s, and needs %d", node, dirs, folder, rule.dirs))
+		}
+	}
+	return found
+}
+
+// readLogs counts what the nodes' logs say, and checks the leaders.
+func (r *Run) readLogs(ops []*Op) {
+	reigns := append(slices.Clone(r.reigns), reignsOfWrites(ops)...)
+	for _, n := range r.cluster.Nodes {
+		f := ReadLog(n.ID, n.Log())
+		r.figures.Elections += f.Elections
+		r.figures.Snapshots += f.Snapshots
+		r.figures.Installs += f.Installs
+		r.figures.StartupRestores += f.StartupRestores
+		reigns = append(reigns, f.Reigns...)
+		for _, line := range f.Alarms {
+			r.figures.Alarms = append(r.figures.Alarms, n.ID+": "+line)
+		}
+	}
+	slices.SortFunc(reigns, func(a, b Reign) int { return cmp.Compare(a.Term, b.Term) })
+	terms, found := CheckTerms(reigns)
+	r.figures.Terms = terms
+	r.found(found...)
+}
