@@ -55,7 +55,10 @@ type Admin interface {
 	// AddMember adds a node as a learner that is promoted when it has caught
 	// up, unless it asked never to vote.
 	AddMember(ctx context.Context, m contract.Member) error
-	RemoveMember(ctx context.Context, id string) error
+	// RemoveMember takes a node out. It is refused if the voters that are left
+	// and answer were no quorum; force overrides that, but never removes the
+	// last voter.
+	RemoveMember(ctx context.Context, id string, force bool) error
 	PromoteMember(ctx context.Context, id string) error
 	// TransferLeadership hands the leadership to a member, or, if to is
 	// empty, to the one that is furthest.

@@ -106,7 +106,11 @@ func removeMember(c *call, _ []byte) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.s.admin.RemoveMember(c.ctx(), id); err != nil {
+	force, err := c.flag(wire.ParamForce)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.s.admin.RemoveMember(c.ctx(), id, force); err != nil {
 		return nil, err
 	}
 	return &reply{status: http.StatusNoContent}, nil

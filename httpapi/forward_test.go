@@ -50,6 +50,8 @@ func TestAFollowerForwardsWrites(t *testing.T) {
 	if len(leader.Members()) != 2 || follower.index != 1 {
 		t.Errorf("the follower wrote by itself: index %d", follower.index)
 	}
+	leader.noQuorum = true
+	follower.want(t, 204, nil, "DELETE", "/v1/cluster/members/n2?force=true", "")
 	a = follower.do(t, "PUT", path+"?redirect=true", `{}`)
 	if a.status != 307 || a.header.Get("Location") != leader.url+path {
 		t.Errorf("redirect: %d %v", a.status, a.header)

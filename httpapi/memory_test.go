@@ -32,6 +32,7 @@ type memory struct {
 	onPropose func(ctx context.Context, c *command.Command) error
 	onView    func(ctx context.Context, c contract.Consistency) error
 	members   []contract.Member
+	noQuorum  bool // too few of the members answer
 	snapErr   error
 	transfer  func(to string) error
 	// reads is whose state this node shows; nil: its own. A follower's.
@@ -577,12 +578,15 @@ func (m *memory) find(id string) (int, error) {
 	return i, nil
 }
 
-func (m *memory) RemoveMember(_ context.Context, id string) error {
+func (m *memory) RemoveMember(_ context.Context, id string, force bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i, err := m.find(id)
 	if err == nil && len(m.members) == 1 {
 		err = &contract.MembershipError{Detail: "it is the last voter"}
+	}
+	if err == nil && m.noQuorum && !force {
+		err = &contract.MembershipError{Detail: "no quorum would be left"}
 	}
 	if err == nil {
 		m.members = slices.Delete(m.members, i, i+1)

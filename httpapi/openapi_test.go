@@ -122,7 +122,8 @@ var operationDocs = map[string]operationDoc{
 	"POST /v1/cluster/members": {id: "addMember", tag: "cluster", summary: "Add a node", description: "It begins as a learner and becomes a voter when it has caught up, unless `learner` is set.",
 		in: wire.MemberInput{}, example: `{"id":"n4","raft":"10.0.0.4:7001","http":"http://10.0.0.4:8001"}`, status: 201, out: wire.Member{}, answer: exampleMember,
 		codes: []wire.Code{wire.CodeInvalidField, wire.CodeMembership}},
-	"DELETE /v1/cluster/members/{node}": {id: "removeMember", tag: "cluster", summary: "Remove a node", status: 204, codes: []wire.Code{wire.CodeNotFound, wire.CodeMembership}},
+	"DELETE /v1/cluster/members/{node}": {id: "removeMember", tag: "cluster", summary: "Remove a node",
+		description: "Refused if the voters that would be left, and answer now, were no quorum: without them nothing can be written any more.", status: 204, codes: []wire.Code{wire.CodeNotFound, wire.CodeMembership}},
 	"POST /v1/cluster/members/{node}/promote": {id: "promoteMember", tag: "cluster", summary: "Make a learner a voter", status: 204,
 		codes: []wire.Code{wire.CodeNotFound, wire.CodeMembership}},
 	"POST /v1/cluster/transfer-leader": {id: "transferLeader", tag: "cluster", summary: "Hand the leadership over", in: wire.TransferInput{}, example: `{"to":"n2"}`,
@@ -285,6 +286,7 @@ var paramDocs = map[string]string{
 	wire.ParamOwnerType: "With owner_id: only the documents of that owner.", wire.ParamOwnerID: "With owner_type.", wire.ParamOrder: "id (default), -id, created_at or -created_at.",
 	wire.ParamMetadataPrefix + "KEY": "Only documents whose top-level metadata field KEY has this value.", wire.ParamWithEmbeddings: "true or array: vectors as numbers; base64: as base64 of little-endian float32 values.",
 	wire.ParamModel: "The model of a raw vector.", wire.ParamStopOnError: "true: the import ends at the first line that fails.", "name[]": "Only these metrics.",
+	wire.ParamForce: "true: remove the node though the voters that are left and answer are no quorum. Never the last voter.",
 }
 
 // allParameters are the parameters of all routes, by name.

@@ -90,7 +90,7 @@ var routes = []route{
 	{Method: http.MethodGet, Path: pathCluster + "/status", Class: classAdmin, Plain: getStatus},
 	{Method: http.MethodGet, Path: pathCluster + "/members", Class: classAdmin, Plain: getMembers},
 	{Method: http.MethodPost, Path: pathCluster + "/members", Class: classAdmin, Types: jsonOnly, MaxBody: maxAdminBody, Admin: addMember},
-	{Method: http.MethodDelete, Path: pathMember, Class: classAdmin, Admin: removeMember},
+	{Method: http.MethodDelete, Path: pathMember, Class: classAdmin, Params: []string{wire.ParamForce}, Admin: removeMember},
 	{Method: http.MethodPost, Path: pathMember + "/promote", Class: classAdmin, Admin: promoteMember},
 	{Method: http.MethodPost, Path: pathCluster + "/transfer-leader", Class: classAdmin, Types: jsonOnly, MaxBody: maxAdminBody, OptionalBody: true,
 		Admin: transferLeader},

@@ -249,9 +249,13 @@ func TestClusterRoutes(t *testing.T) {
 	if moved.Leader != "n2" {
 		t.Errorf("%+v", moved)
 	}
-	n.want(t, 204, nil, "DELETE", "/v1/cluster/members/n2", "")
+	n.noQuorum = true
+	n.want(t, 409, nil, "DELETE", "/v1/cluster/members/n2", "")
+	n.want(t, 409, nil, "DELETE", "/v1/cluster/members/n2?force=false", "")
+	n.want(t, 400, nil, "DELETE", "/v1/cluster/members/n2?force=yes", "")
+	n.want(t, 204, nil, "DELETE", "/v1/cluster/members/n2?force=true", "")
 	n.want(t, 404, nil, "DELETE", "/v1/cluster/members/n2", "")
-	n.want(t, 409, nil, "DELETE", "/v1/cluster/members/n1", "")
+	n.want(t, 409, nil, "DELETE", "/v1/cluster/members/n1?force=true", "")
 	var snap wire.SnapshotResult
 	n.want(t, 200, &snap, "POST", "/v1/cluster/snapshot", "")
 	var limits wire.Limits

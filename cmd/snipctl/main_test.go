@@ -219,3 +219,20 @@ func golden(t *testing.T, name, got string) {
 		t.Errorf("%s differs:\n%s\nwant:\n%s", name, got, want)
 	}
 }
+
+func TestMembersRemoveForcesOnlyWhenTold(t *testing.T) {
+	url, seen := server(t, http.StatusNoContent, nil)
+	for _, c := range []struct{ flag, want string }{{"", ""}, {"--force", "force=true"}} {
+		args := []string{"members", "remove", "n9"}
+		if c.flag != "" {
+			args = append(args, c.flag)
+		}
+		if r := snipctl(t, url, "", args...); r.code != 0 {
+			t.Fatalf("%v: %+v", args, r)
+		}
+		last := (*seen)[len(*seen)-1]
+		if last.Method != http.MethodDelete || last.URL.Path != "/v1/cluster/members/n9" || last.URL.RawQuery != c.want {
+			t.Errorf("%v asks %s %s", args, last.Method, last.URL)
+		}
+	}
+}

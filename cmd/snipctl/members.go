@@ -15,7 +15,7 @@ import (
 func (a *app) membersCommand() *cobra.Command {
 	cmd := group("members", "list, add, remove and promote nodes",
 		a.membersList(), a.membersAdd(),
-		a.memberChange("remove", "remove a node; its data stays on its disk", (*client.Client).RemoveMember, "removed"),
+		a.membersRemove(),
 		a.memberChange("promote", "let a learner vote; it must have caught up", (*client.Client).PromoteMember, "promoted"))
 	cmd.Aliases = []string{"member"}
 	return cmd
@@ -69,6 +69,22 @@ is needed only for a node that is not to decide that on its own.`,
 		}
 		return a.changed("added", in.ID)
 	})
+	return cmd
+}
+
+func (a *app) membersRemove() *cobra.Command {
+	var force bool
+	cmd := a.memberChange("remove", "remove a node; its data stays on its disk",
+		func(cl *client.Client, ctx context.Context, id string, opts ...client.WriteOption) (client.Meta, error) {
+			if force {
+				opts = append(opts, client.Force())
+			}
+			return cl.RemoveMember(ctx, id, opts...)
+		}, "removed")
+	cmd.Long = `Removes a node from the cluster. It is refused if the voters that would be left, and
+answer now, were no quorum. --force removes it all the same: for nodes that are gone
+for ever. Nothing can be written then until enough of the others are back.`
+	cmd.Flags().BoolVar(&force, "force", false, "remove it though no quorum of voters answers")
 	return cmd
 }
 

@@ -55,12 +55,6 @@ func (b *backend) AppliedPosition() (index, term uint64) { return b.fsm.Applied(
 // Limits are the replicated rate limits.
 func (b *backend) Limits() []*command.RateLimit { return b.fsm.Limits() }
 
-// RemoveMember takes a node out, unless the voters that are left could not
-// decide anything. What is to be done then is a recovery, by hand.
-func (b *backend) RemoveMember(ctx context.Context, id string) error {
-	return b.Node.RemoveMember(ctx, id, false)
-}
-
 // Identity says who this node is, to nodes that look for each other.
 func (b *backend) Identity() wire.Identity {
 	id := b.Node.Identity()

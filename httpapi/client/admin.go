@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/url"
 
 	"github.com/snipdb/snipdb/httpapi/wire"
 )
@@ -34,9 +35,16 @@ func (c *Client) AddMember(ctx context.Context, in wire.MemberInput, opts ...Wri
 	return meta, err
 }
 
-// RemoveMember removes the node with that id.
+// RemoveMember removes the node with that id. It is refused if no quorum of
+// voters would be left that answers, unless Force is given.
 func (c *Client) RemoveMember(ctx context.Context, id string, opts ...WriteOption) (Meta, error) {
-	_, meta, err := change[json.RawMessage](ctx, c, http.MethodDelete, path("cluster", "members", id), nil, opts)
+	cfg := writeConfig(opts)
+	cfg.key = ""
+	var q url.Values
+	if cfg.force {
+		q = url.Values{wire.ParamForce: {"true"}}
+	}
+	_, meta, err := mutate[json.RawMessage](ctx, c, http.MethodDelete, path("cluster", "members", id), q, nil, cfg)
 	return meta, err
 }
 

@@ -81,6 +81,7 @@ type callConfig struct {
 	ifMatch        uint64
 	ifPresent      bool
 	ifAbsent       bool
+	force          bool
 }
 
 // ReadOption is an option of a read.
@@ -153,6 +154,11 @@ func IdempotencyKey(key string) WriteOption {
 func WithoutIdempotencyKey() WriteOption {
 	return writeOption(func(cfg *callConfig) { cfg.noKey = true })
 }
+
+// Force makes RemoveMember remove a node though the voters that are left and
+// answer are no quorum: then nothing can be written until others come back.
+// Other calls ignore it.
+func Force() WriteOption { return writeOption(func(cfg *callConfig) { cfg.force = true }) }
 
 func readConfig(opts []ReadOption) *callConfig {
 	cfg := &callConfig{}

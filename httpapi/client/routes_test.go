@@ -85,6 +85,7 @@ func TestEachCallIsItsRoute(t *testing.T) {
 			return cl.AddMember(ctx, wire.MemberInput{ID: "n9", RaftAddr: "x:1", Learner: true})
 		}},
 		{`DELETE /v1/cluster/members/n9 `, false, func() (Meta, error) { return cl.RemoveMember(ctx, "n9") }},
+		{`DELETE /v1/cluster/members/n9?force=true `, false, func() (Meta, error) { return cl.RemoveMember(ctx, "n9", Force()) }},
 		{`POST /v1/cluster/members/n9/promote `, false, func() (Meta, error) { return cl.PromoteMember(ctx, "n9") }},
 		{`POST /v1/cluster/transfer-leader {"to":"n2"}`, false, func() (Meta, error) { _, m, err := cl.TransferLeader(ctx, "n2"); return m, err }},
 		{`POST /v1/cluster/snapshot `, false, func() (Meta, error) { _, m, err := cl.Snapshot(ctx, node); return m, err }},

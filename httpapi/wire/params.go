@@ -20,6 +20,7 @@ const (
 	ParamOrder          = "order"
 	ParamModel          = "model"         // of a raw vector
 	ParamStopOnError    = "stop_on_error" // import: end at the first line that fails
+	ParamForce          = "force"         // removal of a member: though no quorum is left
 	// ParamMetadataPrefix begins a filter on a top-level field of the metadata.
 	ParamMetadataPrefix = "metadata."
 )
