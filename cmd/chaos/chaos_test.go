@@ -17,18 +17,26 @@ func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }
 // shortRun is how long the faults go on by default.
 const shortRun = 30 * time.Second
 
+// setting takes a variable out of the environment: the nodes inherit it, and
+// refuse to start with a setting that they do not know.
+func setting(name string) string {
+	value := os.Getenv(name)
+	_ = os.Unsetenv(name)
+	return value
+}
+
 // settings reads SNIPDB_CHAOS_SEED and SNIPDB_CHAOS_DURATION.
 func settings(t *testing.T) Options {
 	t.Helper()
 	o := Options{Seed: uint64(time.Now().UnixNano()) % 1e9, Duration: shortRun}
-	if text := os.Getenv("SNIPDB_CHAOS_SEED"); text != "" {
+	if text := setting("SNIPDB_CHAOS_SEED"); text != "" {
 		seed, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
 			t.Fatalf("SNIPDB_CHAOS_SEED: %v", err)
 		}
 		o.Seed = seed
 	}
-	if text := os.Getenv("SNIPDB_CHAOS_DURATION"); text != "" {
+	if text := setting("SNIPDB_CHAOS_DURATION"); text != "" {
 		d, err := time.ParseDuration(text)
 		if err != nil {
 			t.Fatalf("SNIPDB_CHAOS_DURATION: %v", err)

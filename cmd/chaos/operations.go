@@ -35,7 +35,7 @@ func (w *worker) read(level client.Consistency) {
 // mode decides how a write is sent: with a key to whichever node leads, until
 // its outcome is known; or once, without a key, through one node.
 func (w *worker) mode(o *Op) (context.Context, context.CancelFunc, []client.WriteOption) {
-	o.Keyed = w.rng.IntN(4) > 0
+	o.Keyed = w.rng.IntN(5) > 1
 	if o.Keyed {
 		ctx, cancel := context.WithTimeout(context.Background(), keyedWait)
 		if w.rng.IntN(2) == 0 {

@@ -32,7 +32,7 @@ type Figures struct {
 	Checks            []checkFigure
 	Linear            Linearized
 	Goroutines, Files float64
-	Alarms            []string
+	Errors            []string
 }
 
 type checkFigure struct {
@@ -146,14 +146,14 @@ func (r *Run) Report(w io.Writer, took time.Duration) {
 	line("states of nodes compared", "%d", f.Hashes)
 	line("lost, duplicated", "%d, %d", f.Lost, f.Duplicated)
 	line("goroutines, open files at rest, at most", "%.0f, %.0f", f.Goroutines, f.Files)
-	line("lines of level error in the logs", "%d", len(f.Alarms))
+	line("lines of level error in the logs, without Raft's own", "%d", len(f.Errors))
 	line("violations", "%d", len(r.violations))
 	_ = t.Flush()
-	for i, alarm := range f.Alarms {
+	for i, text := range f.Errors {
 		if i == 10 {
 			break
 		}
-		fmt.Fprintf(w, "log: %.400s\n", alarm)
+		fmt.Fprintf(w, "log: %.400s\n", text)
 	}
 }
 

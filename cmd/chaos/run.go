@@ -33,7 +33,7 @@ type Options struct {
 	Seed     uint64
 	Duration time.Duration
 	// Workers and Rate are the clients and their calls per second together; 0
-	// means 8 and 220.
+	// means 12 and 260.
 	Workers int
 	Rate    float64
 	// Keep is where a failed run leaves its history and data.
@@ -61,7 +61,7 @@ type Run struct {
 
 // smallLimits make snapshots and installs happen all the time.
 var smallLimits = []string{
-	"--snapshot-log-bytes", "256KiB", "--trailing-log-bytes", "64KiB", "--snapshot-check-interval", "250ms",
+	"--snapshot-log-bytes", "64KiB", "--trailing-log-bytes", "16KiB", "--snapshot-check-interval", "250ms",
 	"--request-timeout", "5s", "--tick-interval", "1s", "--poll-interval", "100ms",
 }
 
@@ -69,10 +69,10 @@ var smallLimits = []string{
 func Start(tb testing.TB, o Options) *Run {
 	tb.Helper()
 	if o.Workers == 0 {
-		o.Workers = 8
+		o.Workers = 12
 	}
 	if o.Rate == 0 {
-		o.Rate = 220
+		o.Rate = 260
 	}
 	r := &Run{tb: tb, o: o, network: NewNetwork(), history: NewHistory()}
 	tb.Cleanup(r.network.Close)

@@ -47,15 +47,16 @@ func reignsOfWrites(ops []*Op) []Reign {
 type LogFigures struct {
 	Elections, Snapshots, Installs, StartupRestores, Removals int
 	Reigns                                                    []Reign
-	// Alarms are lines that must not be there.
-	Alarms []string
+	// Alarms are lines that must not be there; Errors those of level error,
+	// but for Raft's own, which are about peers that a fault has cut off.
+	Alarms, Errors []string
 }
 
 var (
 	termInLog = regexp.MustCompile(`\bterm=(\d+)`)
 	// alarms are what a process says when something is broken that no fault of
 	// the network, and no kill, may break.
-	alarms = []string{"panic:", "fatal error:", "SIGSEGV", "violated", "corrupt", "DATA RACE", "level=ERROR"}
+	alarms = []string{"panic:", "fatal error:", "SIGSEGV", "violated", "corrupt", "DATA RACE"}
 )
 
 // ReadLog counts the events in the log of a node, over all its starts.
@@ -75,6 +76,9 @@ func ReadLog(node, log string) LogFigures {
 			f.Installs++
 		case strings.Contains(line, `start-up: restoring`):
 			f.StartupRestores++
+		}
+		if strings.Contains(line, "level=ERROR") && !strings.Contains(line, "component=raft") {
+			f.Errors = append(f.Errors, strings.TrimSpace(line))
 		}
 		for _, alarm := range alarms {
 			if strings.Contains(line, alarm) {

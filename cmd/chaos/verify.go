@@ -378,8 +378,11 @@ func (r *Run) readLogs(ops []*Op) {
 		r.figures.Installs += f.Installs
 		r.figures.StartupRestores += f.StartupRestores
 		reigns = append(reigns, f.Reigns...)
+		for _, line := range f.Errors {
+			r.figures.Errors = append(r.figures.Errors, n.ID+": "+line)
+		}
 		for _, line := range f.Alarms {
-			r.figures.Alarms = append(r.figures.Alarms, n.ID+": "+line)
+			r.violate("log", "", "%s: %s", n.ID, line)
 		}
 	}
 	slices.SortFunc(reigns, func(a, b Reign) int { return cmp.Compare(a.Term, b.Term) })
