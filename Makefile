@@ -79,10 +79,14 @@ fuzz: setup ## every fuzz test for FUZZ_TIME (10s) each
 		done; \
 	done
 
+chaos: setup ## faults against real processes; SEED=n repeats a run, DURATION=30m makes it long, RUNS=n makes more of them
+	SNIPDB_CHAOS_SEED=$(SEED) SNIPDB_CHAOS_DURATION=$(DURATION) \
+		go test $(GOFLAGS_ALL) -count $(or $(RUNS),1) -timeout 24h -v -run '^TestChaos$$' ./cmd/chaos
+
 bench: setup ## every Go benchmark, once
 	go test $(GOFLAGS_ALL) -run '^$$' -bench . -benchtime 1x -timeout 30m ./...
 
 clean: ## remove what make built
 	rm -rf bin
 
-.PHONY: help setup build run test race lint lint-format lint-vet lint-static lint-vuln proto fuzz bench clean
+.PHONY: chaos help setup build run test race lint lint-format lint-vet lint-static lint-vuln proto fuzz bench clean

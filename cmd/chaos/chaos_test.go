@@ -12,31 +12,37 @@ import (
 	"github.com/snipdb/snipdb/cmd/proctest"
 )
 
-func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }
+// environment is what the run was told from outside. It is taken out of the
+// environment, because the nodes inherit that, and refuse to start with a
+// setting that they do not know.
+var environment = struct{ seed, duration string }{take("SNIPDB_CHAOS_SEED"), take("SNIPDB_CHAOS_DURATION")}
 
-// shortRun is how long the faults go on by default.
-const shortRun = 30 * time.Second
-
-// setting takes a variable out of the environment: the nodes inherit it, and
-// refuse to start with a setting that they do not know.
-func setting(name string) string {
+func take(name string) string {
 	value := os.Getenv(name)
 	_ = os.Unsetenv(name)
 	return value
 }
 
-// settings reads SNIPDB_CHAOS_SEED and SNIPDB_CHAOS_DURATION.
+func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }
+
+// shortRun is how long the faults go on by default; runs counts the runs of
+// one process, as -count makes them: each has a seed of its own.
+const shortRun = 30 * time.Second
+
+var runs uint64
+
 func settings(t *testing.T) Options {
 	t.Helper()
 	o := Options{Seed: uint64(time.Now().UnixNano()) % 1e9, Duration: shortRun}
-	if text := setting("SNIPDB_CHAOS_SEED"); text != "" {
+	if text := environment.seed; text != "" {
 		seed, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
 			t.Fatalf("SNIPDB_CHAOS_SEED: %v", err)
 		}
-		o.Seed = seed
+		o.Seed = seed + runs
+		runs++
 	}
-	if text := setting("SNIPDB_CHAOS_DURATION"); text != "" {
+	if text := environment.duration; text != "" {
 		d, err := time.ParseDuration(text)
 		if err != nil {
 			t.Fatalf("SNIPDB_CHAOS_DURATION: %v", err)
