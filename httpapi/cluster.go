@@ -172,7 +172,9 @@ func takeSnapshot(c *call) (*reply, error) {
 	return &reply{status: 200, body: wire.SnapshotResult{Index: index, Node: c.s.backend.NodeID()}}, nil
 }
 
-func getLimits(c *call) (*reply, error) {
+// getLimits shows the limits that this node applies; the gate of a read has
+// been passed, so that a reader who asks for it sees the limits just set.
+func getLimits(c *call, _ View) (*reply, error) {
 	return &reply{status: 200, body: renderLimits(c.s.backend.Limits())}, nil
 }
 

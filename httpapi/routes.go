@@ -95,7 +95,7 @@ var routes = []route{
 	{Method: http.MethodPost, Path: pathCluster + "/transfer-leader", Class: classAdmin, Types: jsonOnly, MaxBody: maxAdminBody, OptionalBody: true,
 		Admin: transferLeader},
 	{Method: http.MethodPost, Path: pathCluster + "/snapshot", Class: classAdmin, Plain: takeSnapshot},
-	{Method: http.MethodGet, Path: pathCluster + "/limits", Class: classAdmin, Plain: getLimits},
+	{Method: http.MethodGet, Path: pathCluster + "/limits", Class: classAdmin, Read: getLimits},
 	{Method: http.MethodPut, Path: pathCluster + "/limits", Class: classAdmin, Types: jsonOnly, MaxBody: maxAdminBody, Write: putLimits},
 
 	{Method: http.MethodGet, Path: "/livez", Class: classHealth, Plain: getLive},

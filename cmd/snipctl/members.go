@@ -151,7 +151,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 func (a *app) limitsCommand() *cobra.Command {
 	get := &cobra.Command{Use: "get", Short: "show the rate limits", Args: cobra.NoArgs}
 	get.RunE = a.run(func(ctx context.Context, cl *client.Client, _ []string) error {
-		limits, _, err := cl.Limits(ctx)
+		limits, _, err := cl.Limits(ctx, client.WithConsistency(client.Linearizable()))
 		if err != nil {
 			return err
 		}
