@@ -79,8 +79,8 @@ fuzz: setup ## every fuzz test for FUZZ_TIME (10s) each
 		done; \
 	done
 
-chaos: setup ## faults against real processes; SEED=n repeats a run, DURATION=30m makes it long, RUNS=n makes more of them
-	SNIPDB_CHAOS_SEED=$(SEED) SNIPDB_CHAOS_DURATION=$(DURATION) \
+chaos: setup ## faults against real processes; SEED=n repeats a run, DURATION=30m makes it long, RUNS=n makes more of them, FAULTS=kill_all,ring only these
+	SNIPDB_CHAOS_SEED=$(SEED) SNIPDB_CHAOS_DURATION=$(DURATION) SNIPDB_CHAOS_FAULTS=$(FAULTS) \
 		go test $(GOFLAGS_ALL) -count $(or $(RUNS),1) -timeout 24h -v -run '^TestChaos$$' ./cmd/chaos
 
 bench: setup ## every Go benchmark, once

@@ -15,7 +15,9 @@ import (
 // environment is what the run was told from outside. It is taken out of the
 // environment, because the nodes inherit that, and refuse to start with a
 // setting that they do not know.
-var environment = struct{ seed, duration string }{take("SNIPDB_CHAOS_SEED"), take("SNIPDB_CHAOS_DURATION")}
+var environment = struct{ seed, duration, faults string }{
+	take("SNIPDB_CHAOS_SEED"), take("SNIPDB_CHAOS_DURATION"), take("SNIPDB_CHAOS_FAULTS"),
+}
 
 func take(name string) string {
 	value := os.Getenv(name)
@@ -48,6 +50,9 @@ func settings(t *testing.T) Options {
 			t.Fatalf("SNIPDB_CHAOS_DURATION: %v", err)
 		}
 		o.Duration = d
+	}
+	if text := environment.faults; text != "" {
+		o.Faults = strings.Split(text, ",")
 	}
 	o.Keep = filepath.Join(os.TempDir(), fmt.Sprintf("snipdb-chaos-%d", o.Seed))
 	return o

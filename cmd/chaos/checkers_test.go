@@ -288,6 +288,11 @@ func TestTwoLeadersInATermAreFound(t *testing.T) {
 	if f.Elections != 1 || f.Installs != 1 || len(f.Alarms) != 1 || len(f.Reigns) != 1 {
 		t.Fatalf("the log says %+v", f)
 	}
+	back := ReadLog("n1", `msg="snapshot taken" index=9`+"\n"+`msg="snapshot installed" index=8`)
+	restarted := ReadLog("n1", `msg="snapshot taken" index=9`+"\n"+`msg="the API answers"`+"\n"+`msg="snapshot installed" index=8`)
+	if len(back.Alarms) != 1 || len(restarted.Alarms) != 0 {
+		t.Errorf("a state that goes back gives %v, an empty node %v", back.Alarms, restarted.Alarms)
+	}
 	ops := []*Op{{Kind: KindPut, Outcome: OK, Term: 2, Node: "n2"}, {Kind: KindPut, Outcome: OK, Term: 3, Node: "n1"}}
 	if terms, found := CheckTerms(append(f.Reigns, reignsOfWrites(ops)...)); terms != 2 || len(found) != 0 {
 		t.Errorf("%d terms, %v", terms, found)

@@ -190,6 +190,22 @@ func (r *Run) narrowLink(p Planned) {
 	r.cut(p, func() { r.network.Set(leader.ID, to.ID, narrow) })
 }
 
+// lateInstall leaves a node behind until it needs a snapshot, and then so
+// little bandwidth that the leader gives up again and again. When the link is
+// healed, all that was sent arrives, the old beside the new.
+func (r *Run) lateInstall(p Planned) {
+	leader := r.leader()
+	to := r.one(p, r.others(leader))
+	const behind = 1500 * time.Millisecond
+	narrow := Mode{Kind: Bandwidth, BytesPerSecond: 64 << 10}
+	r.note("%s hears nothing from %s for %v, then has %v for %v", to.ID, leader.ID, behind, narrow, p.Hold)
+	r.cut(p, func() {
+		r.network.Set(leader.ID, to.ID, Mode{Kind: Blackhole})
+		r.hold(behind)
+		r.network.Set(leader.ID, to.ID, narrow)
+	})
+}
+
 // resetLinks ends all connections of a node and refuses new ones.
 func (r *Run) resetLinks(p Planned) {
 	n := r.one(p, r.cluster.Nodes)

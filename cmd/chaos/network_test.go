@@ -178,7 +178,7 @@ func TestTheSenderOfARequestIsReadFromItsHeader(t *testing.T) {
 }
 
 func TestTheSeedDecidesTheSchedule(t *testing.T) {
-	a, b, other := newSchedule(7), newSchedule(7), newSchedule(8)
+	a, b, other := newSchedule(7, nil), newSchedule(7, nil), newSchedule(8, nil)
 	seen, differs := map[string]bool{}, false
 	for range len(faultKinds()) {
 		_, p := a.next()

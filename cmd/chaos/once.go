@@ -3,6 +3,7 @@ package chaos
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -118,9 +119,13 @@ func compareQueue(possible map[string][]string, content []string) (lost, duplica
 	return lost, duplicated
 }
 
+// someOf is the shortest of the possible contents: what must be there in any case.
 func someOf(possible map[string][]string) []string {
-	for _, q := range possible {
-		return q
+	var shortest []string
+	for i, text := range slices.Sorted(maps.Keys(possible)) {
+		if q := possible[text]; i == 0 || len(q) < len(shortest) {
+			shortest = q
+		}
 	}
-	return nil
+	return shortest
 }

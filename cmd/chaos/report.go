@@ -186,5 +186,9 @@ func (r *Run) keep() {
 	r.mu.Unlock()
 	_ = os.WriteFile(filepath.Join(r.o.Keep, "events.txt"), []byte(events), 0o600)
 	r.tb.Logf("history, events, logs and data are in %s", r.o.Keep)
-	r.tb.Logf("to repeat: make chaos SEED=%d DURATION=%v", r.o.Seed, r.o.Duration)
+	only := ""
+	if len(r.o.Faults) > 0 {
+		only = " FAULTS=" + strings.Join(r.o.Faults, ",")
+	}
+	r.tb.Logf("to repeat: make chaos SEED=%d DURATION=%v%s", r.o.Seed, r.o.Duration, only)
 }

@@ -33,9 +33,11 @@ type Options struct {
 	Seed     uint64
 	Duration time.Duration
 	// Workers and Rate are the clients and their calls per second together; 0
-	// means 12 and 260.
+	// means 24 and 300.
 	Workers int
 	Rate    float64
+	// Faults are the kinds of faults to draw from; none means all.
+	Faults []string
 	// Keep is where a failed run leaves its history and data.
 	Keep string
 }
@@ -69,10 +71,10 @@ var smallLimits = []string{
 func Start(tb testing.TB, o Options) *Run {
 	tb.Helper()
 	if o.Workers == 0 {
-		o.Workers = 12
+		o.Workers = 24
 	}
 	if o.Rate == 0 {
-		o.Rate = 260
+		o.Rate = 300
 	}
 	r := &Run{tb: tb, o: o, network: NewNetwork(), history: NewHistory()}
 	tb.Cleanup(r.network.Close)
@@ -142,8 +144,11 @@ func (r *Run) Faults() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { r.sample(ctx) })
+	if len(newSchedule(0, r.o.Faults).kinds) == 0 {
+		r.tb.Fatalf("there is no fault called any of %v", r.o.Faults)
+	}
 	r.load.Start()
-	plan, start := newSchedule(r.o.Seed), time.Now()
+	plan, start := newSchedule(r.o.Seed, r.o.Faults), time.Now()
 	r.waitAck(r.history.Now())
 	for time.Since(start) < r.o.Duration {
 		kind, p := plan.next()

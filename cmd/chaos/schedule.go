@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -39,6 +40,7 @@ func faultKinds() []faultKind {
 		{"ring", 1500 * ms, 3500 * ms, (*Run).ring},
 		{"slow_links", 1500 * ms, 3500 * ms, (*Run).slowLinks},
 		{"narrow_link", 1500 * ms, 3500 * ms, (*Run).narrowLink},
+		{"late_install", 2000 * ms, 4000 * ms, (*Run).lateInstall},
 		{"reset_links", 300 * ms, 1500 * ms, (*Run).resetLinks},
 		{"transfer_leader", 100 * ms, 500 * ms, (*Run).transferLeader},
 		{"sigterm", 100 * ms, 1500 * ms, (*Run).sigterm},
@@ -51,17 +53,25 @@ func faultKinds() []faultKind {
 // schedule draws faults without end: every kind once in each round, in an
 // order that the seed decides.
 type schedule struct {
-	rng  *rand.Rand
-	deck []faultKind
+	rng   *rand.Rand
+	kinds []faultKind
+	deck  []faultKind
 }
 
-func newSchedule(seed uint64) *schedule {
-	return &schedule{rng: rand.New(rand.NewPCG(seed, 0xfa417))}
+// newSchedule makes a schedule of the faults named, or of all.
+func newSchedule(seed uint64, only []string) *schedule {
+	s := &schedule{rng: rand.New(rand.NewPCG(seed, 0xfa417))}
+	for _, kind := range faultKinds() {
+		if len(only) == 0 || slices.Contains(only, kind.name) {
+			s.kinds = append(s.kinds, kind)
+		}
+	}
+	return s
 }
 
 func (s *schedule) next() (faultKind, Planned) {
 	if len(s.deck) == 0 {
-		s.deck = faultKinds()
+		s.deck = slices.Clone(s.kinds)
 		s.rng.Shuffle(len(s.deck), func(i, j int) { s.deck[i], s.deck[j] = s.deck[j], s.deck[i] })
 	}
 	kind := s.deck[0]

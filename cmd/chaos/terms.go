@@ -45,35 +45,53 @@ func reignsOfWrites(ops []*Op) []Reign {
 
 // LogFigures are what a node's log says of a run.
 type LogFigures struct {
-	Elections, Snapshots, Installs, StartupRestores, Removals int
-	Reigns                                                    []Reign
+	Elections, Snapshots, Installs, StartupRestores int
+	Reigns                                          []Reign
 	// Alarms are lines that must not be there; Errors those of level error,
 	// but for Raft's own, which are about peers that a fault has cut off.
 	Alarms, Errors []string
 }
 
 var (
-	termInLog = regexp.MustCompile(`\bterm=(\d+)`)
+	termInLog, indexInLog = regexp.MustCompile(`\bterm=(\d+)`), regexp.MustCompile(`\bindex=(\d+)`)
 	// alarms are what a process says when something is broken that no fault of
 	// the network, and no kill, may break.
 	alarms = []string{"panic:", "fatal error:", "SIGSEGV", "violated", "corrupt", "DATA RACE"}
 )
 
+// number reads a number from a line of a log; 0 without one.
+func number(pattern *regexp.Regexp, line string) uint64 {
+	m := pattern.FindStringSubmatch(line)
+	if m == nil {
+		return 0
+	}
+	n, _ := strconv.ParseUint(m[1], 10, 64)
+	return n
+}
+
 // ReadLog counts the events in the log of a node, over all its starts.
 func ReadLog(node, log string) LogFigures {
 	var f LogFigures
+	highest := uint64(0) // that a snapshot of this process had
 	for line := range strings.Lines(log) {
 		switch {
 		case strings.Contains(line, `"election won"`):
 			f.Elections++
-			if m := termInLog.FindStringSubmatch(line); m != nil {
-				term, _ := strconv.ParseUint(m[1], 10, 64)
+			if term := number(termInLog, line); term > 0 {
 				f.Reigns = append(f.Reigns, Reign{term, node, "log"})
 			}
+		case strings.Contains(line, `"the API answers"`):
+			highest = 0 // another process, perhaps on an empty directory
 		case strings.Contains(line, `"snapshot taken"`):
 			f.Snapshots++
+			highest = max(highest, number(indexInLog, line))
 		case strings.Contains(line, `"snapshot installed"`):
 			f.Installs++
+			index := number(indexInLog, line)
+			if index < highest {
+				f.Alarms = append(f.Alarms, "the state went back: "+strings.TrimSpace(line))
+			}
+			highest = max(highest, index)
 		case strings.Contains(line, `start-up: restoring`):
 			f.StartupRestores++
 		}

@@ -16,7 +16,7 @@ const (
 	// generation is how long a set of documents is used, and liveKeys how many
 	// are in it: so that one has some hundred calls, and few of unknown outcome.
 	generation = 4 * time.Second
-	liveKeys   = 8
+	liveKeys   = 12
 	// The deadlines of a call. A write with a key is sent again until its
 	// deadline; a fault is over by then, mostly.
 	readWait, plainWait, keyedWait = 3 * time.Second, 4 * time.Second, 12 * time.Second
