@@ -121,7 +121,7 @@ func (g *gates) acquire(weight int64, deletes bool) error {
 	gap := g.gap()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.checkLocked(weight, deletes, gap); err != nil {
+	if err := g.checkLocked(weight, deletes, gap, g.chance()); err != nil {
 		g.met.refused(err.Reason)
 		return err
 	}
@@ -131,12 +131,13 @@ func (g *gates) acquire(weight int64, deletes bool) error {
 }
 
 // check is acquire without taking anything: for a request whose body has not
-// been read.
+// been read. Of the pressure it sees only what refuses every write: the dice
+// are thrown once, in acquire, or the share of the refused would be too large.
 func (g *gates) check(weight int64, deletes bool) error {
 	gap := g.gap()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.checkLocked(weight, deletes, gap); err != nil {
+	if err := g.checkLocked(weight, deletes, gap, 1); err != nil {
 		g.met.refused(err.Reason)
 		return err
 	}
@@ -144,7 +145,8 @@ func (g *gates) check(weight int64, deletes bool) error {
 }
 
 // checkLocked asks gate after gate; the cheapest and most certain are first.
-func (g *gates) checkLocked(weight int64, deletes bool, gap uint64) *contract.OverloadError {
+// dice, in [0, 1], decides about the share that the pressure refuses.
+func (g *gates) checkLocked(weight int64, deletes bool, gap uint64, dice float64) *contract.OverloadError {
 	refuse := func(reason contract.OverloadReason, format string, args ...any) *contract.OverloadError {
 		return &contract.OverloadError{Reason: reason, RetryAfter: g.retryAfterLocked(reason), Detail: fmt.Sprintf(format, args...)}
 	}
@@ -160,7 +162,7 @@ func (g *gates) checkLocked(weight int64, deletes bool, gap uint64) *contract.Ov
 	case g.memoryLow && !deletes:
 		return refuse(contract.MemoryLow, "%s", g.memoryDetail)
 	case g.pressure > pressureKnee:
-		if p := g.pressureShareLocked(); p >= 1 || g.chance() < p {
+		if p := g.pressureShareLocked(); p >= 1 || dice < p {
 			return refuse(contract.StorageStalled, "%s", g.pressureDetail)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/snipdb/snipdb/cluster/contract"
 	"github.com/snipdb/snipdb/fsm/command"
 	"github.com/snipdb/snipdb/httpapi/wire"
 )
@@ -152,6 +153,38 @@ func TestRateLimitedWritesAnswer429(t *testing.T) {
 
 // TestTheReserveOfConnections takes all connections but the reserve, with
 // connections that do nothing, and looks who still gets in.
+// A node that takes no writes says so before it reads the body: what is in it
+// does not matter. Deletions, reads and the operator pass.
+func TestWritesAreRefusedBeforeTheirBodyIsRead(t *testing.T) {
+	n := startNode(t, nil)
+	const path = "/v1/collections/c/docs/d"
+	n.want(t, 201, nil, "PUT", path, `{"content":"x"}`)
+	var asked int64
+	n.onAdmit = func(bytes int64, deletes bool) error {
+		asked = bytes
+		if deletes {
+			return nil
+		}
+		return &contract.OverloadError{Reason: contract.DiskLow, RetryAfter: 3 * time.Second, Detail: "full"}
+	}
+	n.onPropose = func(_ context.Context, c *command.Command) error {
+		if c.GetMutation().GetPutDocument() != nil {
+			t.Error("a refused write was proposed")
+		}
+		return nil
+	}
+	const broken = `{"content":`
+	var p wire.Problem
+	a := n.want(t, 503, &p, "PUT", path, broken)
+	if p.Reason != string(contract.DiskLow) || p.Outcome != contract.OutcomeNotApplied || a.header.Get("Retry-After") == "" || asked != int64(len(broken)) {
+		t.Errorf("%+v, Retry-After %q, asked about %d bytes", p, a.header.Get("Retry-After"), asked)
+	}
+	n.want(t, 400, nil, "POST", "/v1/collections/c/batch", broken) // it may hold deletions only
+	n.want(t, 200, nil, "GET", path, "")
+	n.want(t, 200, nil, "PUT", "/v1/cluster/limits", `{"rate_limits":[]}`)
+	n.want(t, 204, nil, "DELETE", path, "")
+}
+
 func TestTheReserveOfConnections(t *testing.T) {
 	n := startNode(t, func(o *Options) { o.MaxConnections, o.ReservedConnections = 8, 4 })
 	for range 4 {

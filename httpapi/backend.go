@@ -16,6 +16,11 @@ type Backend interface {
 	// error is one of package contract's and means "not applied", unless it
 	// is an OutcomeUnknownError.
 	Propose(ctx context.Context, c *command.Command) (*command.Result, error)
+	// AdmitWrite says whether a write of about this many bytes would be taken
+	// now: nil, or an *contract.OverloadError. deletes: the write may be one
+	// that only frees space. It is asked before the body is read; Propose
+	// decides.
+	AdmitWrite(bytes int64, deletes bool) error
 	// View passes the consistency gate, then pins the state. There is no
 	// other way to a view. The caller closes it.
 	View(ctx context.Context, c contract.Consistency) (View, contract.ReadStamp, error)

@@ -30,11 +30,13 @@ type memory struct {
 	cluster string
 	// onPropose runs before a proposal; an error is the proposal's.
 	onPropose func(ctx context.Context, c *command.Command) error
-	onView    func(ctx context.Context, c contract.Consistency) error
-	members   []contract.Member
-	noQuorum  bool // too few of the members answer
-	snapErr   error
-	transfer  func(to string) error
+	// onAdmit is asked before a body is read; nil admits all.
+	onAdmit  func(bytes int64, deletes bool) error
+	onView   func(ctx context.Context, c contract.Consistency) error
+	members  []contract.Member
+	noQuorum bool // too few of the members answer
+	snapErr  error
+	transfer func(to string) error
 	// reads is whose state this node shows; nil: its own. A follower's.
 	reads *memory
 }
@@ -88,6 +90,13 @@ func (m *memory) Limits() []*command.RateLimit {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.state.limits) // a new slice each time, which a backend may do
+}
+
+func (m *memory) AdmitWrite(bytes int64, deletes bool) error {
+	if m.onAdmit == nil {
+		return nil
+	}
+	return m.onAdmit(bytes, deletes)
 }
 
 func (m *memory) Propose(ctx context.Context, c *command.Command) (*command.Result, error) {

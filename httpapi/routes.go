@@ -36,6 +36,12 @@ type route struct {
 	Stream func(c *call) error
 }
 
+// mayOnlyDelete says whether a request of the route may be one that only frees
+// space. What is in a batch is known when it is parsed.
+func (r *route) mayOnlyDelete() bool {
+	return r.Method == http.MethodDelete || r.Path == pathBatch
+}
+
 // mutates says whether a failure of the route has an outcome.
 func (r *route) mutates() bool { return r.Write != nil || r.Admin != nil || r.Stream != nil }
 
@@ -45,6 +51,7 @@ const (
 	pathDoc        = pathDocs + "/:id"
 	pathSnippets   = pathDoc + "/snippets"
 	pathSnippet    = pathSnippets + "/:index"
+	pathBatch      = pathCollection + "/batch"
 	pathCluster    = "/v1/cluster"
 	pathMember     = pathCluster + "/members/:node"
 )
@@ -82,7 +89,7 @@ var routes = []route{
 	{Method: http.MethodDelete, Path: pathSnippet, Class: classWrite, Conditional: true, Write: deleteSnippet},
 	{Method: http.MethodPut, Path: pathDoc + "/embeddings", Class: classWrite, Types: jsonOnly, MaxBody: maxCommandBody, Conditional: true,
 		Write: putEmbeddings},
-	{Method: http.MethodPost, Path: pathCollection + "/batch", Class: classWrite, Types: jsonOnly, MaxBody: maxCommandBody, Write: postBatch},
+	{Method: http.MethodPost, Path: pathBatch, Class: classWrite, Types: jsonOnly, MaxBody: maxCommandBody, Write: postBatch},
 	{Method: http.MethodPost, Path: pathCollection + "/import", Class: classBulk, Types: []string{wire.TypeNDJSON}, MaxBody: maxImportLine,
 		Params: []string{wire.ParamStopOnError}, Stream: postImport},
 

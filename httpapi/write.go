@@ -40,6 +40,9 @@ func (c *call) serveWrite() (*reply, error) {
 	if err := c.checkRate(); err != nil {
 		return nil, err
 	}
+	if err := c.admit(); err != nil {
+		return nil, err
+	}
 	body, release, err := c.readBody()
 	defer release()
 	if err != nil {
@@ -156,6 +159,16 @@ func (c *call) checkRate() error {
 		return err
 	}
 	return nil
+}
+
+// admit refuses a write that the node would not take anyway before its body is
+// read and parsed: that is most of what a refusal costs. Routes of the class
+// admin pass: they end an overload, and are not part of it.
+func (c *call) admit() error {
+	if c.route.Class == classAdmin {
+		return nil
+	}
+	return c.s.backend.AdmitWrite(max(c.g.Request.ContentLength, 0), c.route.mayOnlyDelete())
 }
 
 // requestHash tells a repeated request from another one under the same key.
