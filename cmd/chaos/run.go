@@ -22,7 +22,7 @@ const (
 	wholeWait   = 60 * time.Second
 	// phaseOps is the least number of calls that succeed in a phase: from the
 	// beginning of a fault to that of the next.
-	phaseOps = 20
+	phaseOps = 10
 	// maxLag is how many entries a node may be behind and count as caught up.
 	maxLag     = 200
 	sampleEach = 400 * time.Millisecond
