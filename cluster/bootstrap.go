@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/snipdb/snipdb/cluster/contract"
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 const (
@@ -92,7 +93,10 @@ func (n *Node) pin(cluster string, founder bool) error {
 // writeClaim makes the claim durable; from then on this node goes on with it
 // through any crash, until the first entry of the cluster is applied.
 func (n *Node) writeClaim(cluster string, servers []claimServer) error {
-	return n.identity.update(func(r *identityRecord) { r.ClusterID, r.Founder, r.Pending = cluster, true, servers })
+	failpoint.Hit(failpoint.ClaimBefore)
+	err := n.identity.update(func(r *identityRecord) { r.ClusterID, r.Founder, r.Pending = cluster, true, servers })
+	failpoint.Hit(failpoint.ClaimAfter)
+	return err
 }
 
 // bootstrapRaft starts Raft with its first configuration. It may be called
@@ -109,6 +113,7 @@ func (n *Node) bootstrapRaft(ctx context.Context, servers []claimServer) error {
 	if err := wait(ctx, r.BootstrapCluster(c)); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
 		return fmt.Errorf("cluster: bootstrap raft: %w", err)
 	}
+	failpoint.Hit(failpoint.BootstrapAfter)
 	n.electSelf(ctx)
 	return nil
 }
@@ -386,6 +391,7 @@ func (n *Node) finishFounding(ctx context.Context) {
 		return
 	}
 	if n.p.StateMachine.ClusterID() != "" {
+		failpoint.Hit(failpoint.FoundingEnd)
 		if err := n.identity.update(func(r *identityRecord) { r.Founder, r.Pending = false, nil }); err != nil {
 			n.log.Error("could not write the identity file", "error", err)
 		}

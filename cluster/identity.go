@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // The files of the data directory that this package owns.
@@ -116,9 +118,11 @@ func (id *identity) write(rec identityRecord) error {
 	if err := writeSynced(path+".tmp", append(raw, '\n')); err != nil {
 		return fmt.Errorf("cluster: write identity: %w", err)
 	}
+	failpoint.Hit(failpoint.IdentityBeforeRename)
 	if err := os.Rename(path+".tmp", path); err != nil {
 		return fmt.Errorf("cluster: write identity: %w", err)
 	}
+	failpoint.Hit(failpoint.IdentityAfterRename)
 	d, err := os.Open(id.dir)
 	if err != nil {
 		return fmt.Errorf("cluster: write identity: %w", err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/snipdb/snipdb/cluster/contract"
 	"github.com/snipdb/snipdb/fsm/command"
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 const (
@@ -130,6 +131,7 @@ func (n *Node) join(ctx context.Context, cluster string, members []contract.Iden
 			errs = append(errs, fmt.Errorf("cluster: node %s is of cluster %s, not of %s", m.NodeID, resp.ClusterID, cluster))
 			continue
 		}
+		failpoint.Hit(failpoint.JoinTakenIn)
 		if err := n.pin(cluster, false); err != nil {
 			return err
 		}
@@ -205,6 +207,7 @@ func (n *Node) takeIn(ctx context.Context, r *raft.Raft, req *announceRequest) (
 		if err := wait(ctx, change); err != nil {
 			return nil, n.configError(err)
 		}
+		failpoint.Hit(failpoint.MemberChange)
 	}
 	return resp, n.setRow(ctx, m)
 }

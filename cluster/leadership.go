@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/snipdb/snipdb/fsm/command"
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // leadCheck is how often the role is read again when no event comes.
@@ -95,8 +96,11 @@ func (n *Node) duties(ctx context.Context, term uint64) {
 
 // tick proposes a Tick of the term.
 func (n *Node) tick(ctx context.Context, term uint64) bool {
-	return n.system(ctx, "tick", &command.Command{Op: &command.Command_Tick{
+	failpoint.Hit(failpoint.TickBefore)
+	ok := n.system(ctx, "tick", &command.Command{Op: &command.Command_Tick{
 		Tick: &command.Tick{NodeId: n.o.NodeID, Term: term}}})
+	failpoint.Hit(failpoint.TickAfter)
+	return ok
 }
 
 // system proposes a command of the node's own, and logs a failure: the caller
@@ -129,9 +133,11 @@ func (n *Node) handOver(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.o.ElectionTimeout+time.Second)
 	defer cancel()
+	failpoint.Hit(failpoint.HandOverBefore)
 	if err := n.transfer(ctx, r, ""); err != nil {
 		n.log.Warn("the leadership was not handed over; the others will elect a leader", "error", err)
 	}
+	failpoint.Hit(failpoint.HandOverAfter)
 }
 
 func (n *Node) otherVoters(r *raft.Raft) int {

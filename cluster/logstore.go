@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 const (
@@ -286,9 +288,16 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	}
 	start := time.Now()
 	op := fmt.Sprintf("write entries %d to %d", logs[0].Index, last)
-	if err := s.guard.do(op, func() error { return s.store.StoreLogs(logs) }); err != nil {
+	err := s.guard.do(op, func() error {
+		if err := failpoint.Error(failpoint.LogStoreBefore); err != nil {
+			return err
+		}
+		return s.store.StoreLogs(logs)
+	})
+	if err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.LogStoreAfter)
 	s.metrics.write.Observe(time.Since(start).Seconds())
 	s.metrics.written.Add(float64(total))
 	s.metrics.entries.Add(float64(len(logs)))
@@ -304,9 +313,11 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 func (s *logStore) DeleteRange(min, max uint64) error {
 	start := time.Now()
 	op := fmt.Sprintf("delete entries %d to %d", min, max)
+	failpoint.Hit(failpoint.LogDeleteBefore)
 	if err := s.guard.do(op, func() error { return s.store.DeleteRange(min, max) }); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.LogDeleteAfter)
 	s.metrics.remove.Observe(time.Since(start).Seconds())
 	s.mu.Lock()
 	defer s.mu.Unlock()

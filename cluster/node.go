@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/snipdb/snipdb/cluster/contract"
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // Limits that no operator needs to turn.
@@ -350,9 +351,11 @@ func (n *Node) release(ctx context.Context) error {
 		if tr := n.transport.Load(); tr != nil {
 			tr.stopWaiting()
 		}
+		failpoint.Hit(failpoint.CloseRaftBefore)
 		if err := r.Shutdown().Error(); err != nil {
 			errs = append(errs, fmt.Errorf("cluster: stop raft: %w", err))
 		}
+		failpoint.Hit(failpoint.CloseRaftAfter)
 		if tr := n.transport.Load(); tr != nil {
 			errs = append(errs, tr.Close())
 		}

@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // raft's names of the vote, from hashicorp/raft raft.go.
@@ -56,7 +58,10 @@ func (s *stableStore) Set(key, val []byte) error {
 		return s.holdBack(val)
 	}
 	if !bytes.Equal(key, keyLastVoteCand) {
-		return s.guard.do("set "+string(key), func() error { return s.bolt.Set(key, val) })
+		failpoint.Hit(failpoint.TermBefore)
+		err := s.guard.do("set "+string(key), func() error { return s.bolt.Set(key, val) })
+		failpoint.Hit(failpoint.TermAfter)
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,9 +70,15 @@ func (s *stableStore) Set(key, val []byte) error {
 	}
 	row := binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(val)), *s.pending)
 	row = append(row, val...)
-	err := s.guard.do("set vote", func() error { return s.bolt.Set(keyVote, row) })
+	err := s.guard.do("set vote", func() error {
+		if err := failpoint.Error(failpoint.VoteBefore); err != nil {
+			return err
+		}
+		return s.bolt.Set(keyVote, row)
+	})
 	if err == nil {
 		s.pending = nil
+		failpoint.Hit(failpoint.VoteAfter)
 	}
 	return err
 }
@@ -80,6 +91,7 @@ func (s *stableStore) holdBack(val []byte) error {
 	defer s.mu.Unlock()
 	term := binary.BigEndian.Uint64(val)
 	s.pending = &term
+	failpoint.Hit(failpoint.VoteBetween)
 	return nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // noopGapLimit bounds the search for entries that the state machine never
@@ -161,12 +163,14 @@ func checkStartup(p Parts, logs raft.LogStore, log *slog.Logger) error {
 		if err := restoreSnapshot(p, snap); err != nil {
 			return err
 		}
+		failpoint.Hit(failpoint.StartupRestored)
 	}
 	if plan.DropLog {
 		log.Warn("start-up: dropping the log", "reason", plan.Reason, "first", s.First, "last", s.Last)
 		if err := logs.DeleteRange(s.First, s.Last); err != nil {
 			return fmt.Errorf("cluster: start-up: drop the log: %w", err)
 		}
+		failpoint.Hit(failpoint.StartupDropped)
 	}
 	return nil
 }

@@ -27,22 +27,26 @@ const module = "github.com/snipdb/snipdb/"
 //	L3  httpapi/client
 //	L2  httpapi   cluster   fsm -> fsm/snapshot
 //	L1  storage
-//	L0  storage/snippet  fsm/command  cluster/contract  httpapi/wire
+//	L0  storage/snippet  storage/failpoint  fsm/command  cluster/contract  httpapi/wire
 var mayImport = map[string][]string{
 	"storage/snippet":  {},
 	"fsm/command":      {"storage/snippet"},
 	"cluster/contract": {},
 	"httpapi/wire":     {},
 
-	"storage": {"storage/snippet"},
+	// Names of places where a crash test kills the process; nothing at all in
+	// a build without its tag. A leaf, whatever folder it is in.
+	"storage/failpoint": {},
+
+	"storage": {"storage/snippet", "storage/failpoint"},
 	// The engine of `snipdb bench contention`: RocksDB as CozoDB drove it. It
 	// is beside storage because RocksDB stays under that folder, and it shares
 	// nothing with it.
 	"storage/contention": {},
 
-	"fsm/snapshot": {},
-	"fsm":          {"storage", "storage/snippet", "fsm/command", "fsm/snapshot"},
-	"cluster":      {"cluster/contract", "fsm/command"},
+	"fsm/snapshot": {"storage/failpoint"},
+	"fsm":          {"storage", "storage/snippet", "storage/failpoint", "fsm/command", "fsm/snapshot"},
+	"cluster":      {"cluster/contract", "fsm/command", "storage/failpoint"},
 	"httpapi":      {"httpapi/wire", "cluster/contract", "fsm/command", "storage/snippet"},
 
 	"httpapi/client": {"httpapi/wire"},
@@ -65,7 +69,7 @@ var mayImport = map[string][]string{
 		"cmd/snipctl/bench", "cmd/snipctl/doctor", "cmd/snipctl/importer", "httpapi/client", "httpapi/wire",
 	},
 	"cmd/snipdb": {
-		"storage", "storage/contention", "storage/snippet", "fsm", "fsm/snapshot", "fsm/command",
+		"storage", "storage/contention", "storage/failpoint", "storage/snippet", "fsm", "fsm/snapshot", "fsm/command",
 		"cluster", "cluster/contract", "httpapi", "httpapi/wire",
 	},
 }
@@ -120,7 +124,7 @@ var never = map[string][]string{
 // leaves have no cgo below them outside of the standard library, nor do the
 // two that are built with CGO_ENABLED=0.
 var withoutCgo = []string{
-	"storage/snippet", "fsm/command", "cluster/contract", "httpapi/wire", "httpapi", "httpapi/client", "cmd/snipctl", "cluster",
+	"storage/snippet", "storage/failpoint", "fsm/command", "cluster/contract", "httpapi/wire", "httpapi", "httpapi/client", "cmd/snipctl", "cluster",
 }
 
 // listed is what `go list` says of a package.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/snipdb/snipdb/fsm/command"
 	"github.com/snipdb/snipdb/storage"
+	"github.com/snipdb/snipdb/storage/failpoint"
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
@@ -15,7 +16,7 @@ import (
 func formatRules() rules {
 	return rules{
 		retentionMs:  IdempotencyRetentionMs,
-		maxRows:      IdempotencyMaxRows,
+		maxRows:      failpoint.Value(failpoint.ExpireMaxRows, IdempotencyMaxRows),
 		maxMoved:     MaxMovedBytes,
 		maxVisited:   MaxVisitedSnippets,
 		maxSnippets:  snippet.MaxSnippets,
@@ -141,9 +142,14 @@ func (s *slice) commit() error {
 		return nil
 	}
 	s.f.metrics.batchBytes.Observe(float64(s.b.Bytes()))
-	if err := s.db.Commit(s.b, s.at); err != nil {
+	err := failpoint.Error(failpoint.CommitBefore)
+	if err == nil {
+		err = s.db.Commit(s.b, s.at)
+	}
+	if err != nil {
 		return fmt.Errorf("fsm: commit up to entry %d: %w", s.at.Index, err)
 	}
+	failpoint.Hit(failpoint.CommitAfter)
 	s.drop()
 	s.f.publish(s.at, s.sys)
 	return nil

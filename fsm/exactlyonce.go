@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/snipdb/snipdb/fsm/command"
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // once runs a command at most once for each idempotency key. The result is
@@ -105,6 +106,9 @@ func (e *entry) expire(commands int) error {
 	n, err := e.b.ExpireIdempotency(e.sys.clockMs, e.f.rules.maxRows, commands*ExpirePerCommand)
 	if err != nil {
 		return err
+	}
+	if n > 0 {
+		failpoint.Hit(failpoint.ExpireRows)
 	}
 	e.f.metrics.idemExpired.Add(float64(n))
 	return nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/snipdb/snipdb/fsm/snapshot"
 	"github.com/snipdb/snipdb/storage"
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // taken is a checkpoint on its way into the snapshot store.
@@ -50,10 +51,15 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 	if db == nil {
 		return nil, fmt.Errorf("fsm: snapshot: %w", ErrClosed)
 	}
-	if err := db.Checkpoint(dir); err != nil {
+	err := failpoint.Error(failpoint.CheckpointBefore)
+	if err == nil {
+		err = db.Checkpoint(dir)
+	}
+	if err != nil {
 		f.metrics.snapshotFailures.Inc()
 		return nil, errors.Join(fmt.Errorf("fsm: snapshot at index %d: %w", now.at.Index, err), os.RemoveAll(dir))
 	}
+	failpoint.Hit(failpoint.CheckpointAfter)
 	f.metrics.snapshotSeconds.WithLabelValues("checkpoint").Observe(time.Since(start).Seconds())
 	return &taken{f: f, dir: dir, clusterID: now.sys.clusterID, at: now.at}, nil
 }
@@ -99,6 +105,7 @@ func (f *FSM) Restore(source io.ReadCloser) error {
 	}
 	f.restoring.Store(true)
 	defer f.restoring.Store(false)
+	failpoint.Hit(failpoint.RestoreBefore)
 	start := time.Now()
 	meta, err := f.install(source)
 	if err != nil {
@@ -110,6 +117,7 @@ func (f *FSM) Restore(source io.ReadCloser) error {
 		f.fail(fmt.Errorf("fsm: restore: read the installed state: %w", err))
 		return err
 	}
+	failpoint.Hit(failpoint.RestoreAfter)
 	f.metrics.restoreSeconds.Observe(time.Since(start).Seconds())
 	f.log.Info("snapshot installed", "index", meta.Index, "term", meta.Term, "files", meta.Files, "bytes", meta.Size, "dur_ms", time.Since(start).Milliseconds())
 	return nil
@@ -131,6 +139,7 @@ func (f *FSM) install(source io.ReadCloser) (meta snapshot.Meta, err error) {
 	if meta, err = snapshot.Materialize(source, scratch, mine); err != nil {
 		return meta, err
 	}
+	failpoint.Hit(failpoint.RestoreCopied)
 	at, clusterID, err := f.peek(scratch)
 	if err != nil {
 		return meta, err
@@ -146,6 +155,7 @@ func (f *FSM) install(source io.ReadCloser) (meta snapshot.Meta, err error) {
 	if err := f.store.Install(scratch); err != nil {
 		return meta, err
 	}
+	failpoint.Hit(failpoint.RestoreInstalled)
 	installed = true
 	return meta, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/snipdb/snipdb/fsm/command"
 	"github.com/snipdb/snipdb/storage"
+	"github.com/snipdb/snipdb/storage/failpoint"
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
@@ -68,6 +69,7 @@ func done() *command.Result { return &command.Result{Outcome: command.Outcome_DO
 // tick notes the term of its entry. The command's own term and node are for
 // people who read the log: what counts is the term in which it was committed.
 func (x *execution) tick(*command.Command_Tick) (*command.Result, error) {
+	failpoint.Hit(failpoint.ApplyTick)
 	if x.at.Term > x.sys.tickTerm {
 		x.sys.tickTerm = x.at.Term
 		x.b.PutSystem(tickKey, encodeNumber(x.at.Term))

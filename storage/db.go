@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/snipdb/snipdb/storage/failpoint"
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
@@ -129,6 +130,7 @@ func (db *DB) create() error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.CreateFormat)
 	w := newRep(nil)
 	w.put(db.n.families[cfMeta].id, keyFormat, binary.BigEndian.AppendUint32(nil, formatVersion))
 	if err := db.n.writeRep(w.bytes()); err != nil {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // The names within a store's directory.
@@ -180,6 +182,7 @@ func (st *Store) sweep(live string) error {
 			continue
 		}
 		st.serial = max(st.serial, serialOf(name))
+		failpoint.Hit(failpoint.SweepBefore)
 		st.log.Info("removing what an earlier run left", "component", "storage", "path", filepath.Join(st.dir, name))
 		if err := os.RemoveAll(filepath.Join(st.dir, name)); err != nil {
 			return err
@@ -208,9 +211,13 @@ func (st *Store) writePointer(name string) error {
 	if err := writeSynced(tmp, []byte(name+"\n")); err != nil {
 		return err
 	}
+	if err := failpoint.Error(failpoint.PointerBeforeRename); err != nil {
+		return err
+	}
 	if err := os.Rename(tmp, filepath.Join(st.dir, pointerFile)); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.PointerAfterRename)
 	return syncDir(st.dir)
 }
 
@@ -341,7 +348,9 @@ func (st *Store) Install(scratch string) error {
 		err = errors.Join(err, os.RemoveAll(scratch))
 		return fmt.Errorf("storage: install %s: %w", scratch, err)
 	}
+	failpoint.Hit(failpoint.SwapBefore)
 	st.current.Store(g)
+	failpoint.Hit(failpoint.SwapAfter)
 	st.retire(old)
 	return nil
 }
@@ -361,6 +370,7 @@ func (st *Store) prepare(scratch string) (*generation, error) {
 	if err := syncTree(scratch); err != nil {
 		return nil, err
 	}
+	failpoint.Hit(failpoint.InstallVerified)
 	st.serial++
 	g := &generation{name: dbPrefix + strconv.Itoa(st.serial), pins: newPins()}
 	dir := filepath.Join(st.dir, g.name)
@@ -370,6 +380,7 @@ func (st *Store) prepare(scratch string) (*generation, error) {
 	if err := os.Rename(scratch, dir); err != nil {
 		return nil, err
 	}
+	failpoint.Hit(failpoint.InstallAfterRename)
 	err = st.step("open")
 	if err == nil {
 		g.db, err = Open(dir, st.opts, st.shared)
@@ -424,9 +435,11 @@ func (st *Store) retire(g *generation) {
 			st.log.Error("an old database can't be closed", "component", "storage", "db", g.name, "err", err)
 			return
 		}
+		failpoint.Hit(failpoint.RetireBefore)
 		if err := os.RemoveAll(filepath.Join(st.dir, g.name)); err != nil {
 			st.log.Error("an old database can't be removed; the next start does it", "component", "storage", "db", g.name, "err", err)
 		}
+		failpoint.Hit(failpoint.RetireAfter)
 	}()
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/snipdb/snipdb/fsm/snapshot"
 	"github.com/snipdb/snipdb/httpapi"
 	"github.com/snipdb/snipdb/storage"
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // server is one running node, from the lock of its directory up to its API.
@@ -44,6 +45,12 @@ type server struct {
 // serve`; tests call it as well, on port 0. ready is told when the API answers.
 func run(ctx context.Context, config *Config, output io.Writer, ready func(*server)) error {
 	s := &server{config: config, log: newLogger(config, output), registry: newRegistry()}
+	if failpoint.Enabled {
+		s.log.Warn("this binary was built with failpoints: it is for crash tests, and for nothing else")
+	}
+	if err := failpoint.Arm(os.Environ()); err != nil {
+		return err
+	}
 	err := s.start(ctx)
 	if err == nil {
 		s.log.Info("the API answers", "node", config.NodeID, "http", s.config.HTTPAdvertise,
@@ -198,7 +205,9 @@ func (s *server) stop() error {
 	}
 	// Nobody writes any more, and the last view is given back: RocksDB flushes.
 	if s.store != nil {
+		failpoint.Hit(failpoint.CloseStoreBefore)
 		errs = append(errs, s.store.Close())
+		failpoint.Hit(failpoint.CloseStoreAfter)
 	}
 	// Its cache and budget are used until the last data base is closed.
 	if s.shared != nil {

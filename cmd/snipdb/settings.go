@@ -12,6 +12,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/spf13/pflag"
+
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // Where a setting came from. The first that has it wins.
@@ -85,7 +87,7 @@ func readEnvironment(f *pflag.FlagSet, environment []string) (map[string]string,
 	var errs []error
 	for _, entry := range environment {
 		variable, value, _ := strings.Cut(entry, "=")
-		if !strings.HasPrefix(variable, "SNIPDB_") {
+		if !strings.HasPrefix(variable, "SNIPDB_") || failpoint.IsVariable(variable) {
 			continue
 		}
 		name, known := names[variable]

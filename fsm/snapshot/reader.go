@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // stream reads a checkpoint directory as a stream (see format.go).
@@ -156,6 +158,9 @@ func (r *Reader) linkInto(dir string) error {
 	from := filepath.Join(r.store.dir, r.meta.Raft.ID, dbName)
 	for _, f := range r.meta.Files {
 		if err := linkOrCopy(from, dir, f); err != nil {
+			return err
+		}
+		if err := failpoint.Error(failpoint.RestoreMiddle); err != nil {
 			return err
 		}
 	}

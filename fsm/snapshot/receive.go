@@ -8,6 +8,8 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // receiver rebuilds a snapshot's directory from its stream. The stream is
@@ -122,6 +124,7 @@ func (r *receiver) fileBytes(p []byte) (int, error) {
 	if _, err := r.file.Write(p[:n]); err != nil {
 		return 0, err
 	}
+	failpoint.Hit(failpoint.ReceiveMiddle)
 	_, _ = r.sum.Write(p[:n]) // hash.Hash never returns an error
 	if r.left -= int64(n); r.left == 0 {
 		r.want = checksumBytes
@@ -141,6 +144,7 @@ func (r *receiver) endFile() error {
 	if err = errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("file %s: %w", name, err)
 	}
+	failpoint.Hit(failpoint.ReceiveFileEnd)
 	r.next++
 	return r.startFile()
 }

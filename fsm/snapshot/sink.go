@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // Sink makes one snapshot, in one of two ways: Adopt takes a checkpoint
@@ -54,9 +56,11 @@ func (s *Sink) Adopt(checkpoint, clusterID string) error {
 	if err := syncFiles(checkpoint, files); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.PersistBeforeRename)
 	if err := os.Rename(checkpoint, filepath.Join(s.tmp, dbName)); err != nil {
 		return fmt.Errorf("snapshot: adopt %s: %w", checkpoint, err)
 	}
+	failpoint.Hit(failpoint.PersistAfterRename)
 	s.full = true
 	return nil
 }
@@ -163,7 +167,7 @@ func (s *Sink) publish() error {
 	if err := os.WriteFile(path, raw, fileMode); err != nil {
 		return fmt.Errorf("snapshot: write %s: %w", metaName, err)
 	}
-	if err := errors.Join(syncPath(path), syncPath(s.tmp)); err != nil {
+	if err := errors.Join(syncPath(path), syncPath(s.tmp), failpoint.Error(failpoint.PublishBeforeRename)); err != nil {
 		return err
 	}
 	s.store.mu.Lock()
@@ -171,6 +175,7 @@ func (s *Sink) publish() error {
 	if err := os.Rename(s.tmp, filepath.Join(s.store.dir, s.ID())); err != nil {
 		return fmt.Errorf("snapshot: publish %s: %w", s.ID(), err)
 	}
+	failpoint.Hit(failpoint.PublishAfterRename)
 	if err := syncPath(s.store.dir); err != nil {
 		// Visible, but perhaps not for ever: the old one must stay, and raft
 		// must not trim its log. Take it back.

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // Names inside the store's directory.
@@ -288,6 +290,7 @@ func (s *Store) reap(keep string) {
 		// visible directory with half of its files.
 		gone := filepath.Join(s.dir, id+".old"+tmpSuffix)
 		err := os.Rename(filepath.Join(s.dir, id), gone)
+		failpoint.Hit(failpoint.ReapMiddle)
 		if err == nil {
 			err = os.RemoveAll(gone)
 		}

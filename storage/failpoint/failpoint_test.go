@@ -1,0 +1,213 @@
+package failpoint
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A point must cost nothing where it is not wanted: the function with points
+// has, instruction for instruction, the code of the one without.
+func TestPointsVanishWithoutTheTag(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a program twice")
+	}
+	plain := machineCode(t, "")
+	if !slices.Equal(plain["with"], plain["without"]) {
+		t.Errorf("a function with points is compiled to\n%s\nthe same without them to\n%s",
+			strings.Join(plain["with"], "\n"), strings.Join(plain["without"], "\n"))
+	}
+	// The test can fail: with the tag there is a difference.
+	tagged := machineCode(t, "failpoints")
+	if slices.Equal(tagged["with"], tagged["without"]) {
+		t.Error("the points are not compiled in with the tag either")
+	}
+}
+
+// instruction is a line of objdump: file, address, code, text.
+var instruction = regexp.MustCompile(`^\s+\S+:\d+\s+0x[0-9a-f]+\s+[0-9a-f]+\s+(.+?)\s*$`)
+
+// machineCode builds the probe and returns the instructions of its functions.
+func machineCode(t *testing.T, tags string) map[string][]string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "probe")
+	if out, err := exec.Command("go", "build", "-tags", tags, "-o", binary, "./testdata/probe").CombinedOutput(); err != nil {
+		t.Fatalf("build the probe: %v\n%s", err, out)
+	}
+	out, err := exec.Command("go", "tool", "objdump", "-s", `^main\.with(out)?$`, binary).Output()
+	if err != nil {
+		t.Fatalf("objdump: %v", err)
+	}
+	code, name := map[string][]string{}, ""
+	for line := range strings.Lines(string(out)) {
+		if rest, ok := strings.CutPrefix(line, "TEXT main."); ok {
+			name, _, _ = strings.Cut(rest, "(")
+		} else if m := instruction.FindStringSubmatch(line); m != nil {
+			code[name] = append(code[name], m[1])
+		}
+	}
+	if len(code["with"]) == 0 || len(code["without"]) == 0 {
+		t.Fatalf("objdump shows no code:\n%s", out)
+	}
+	return code
+}
+
+// Each point is at one place in the code, called in the way of its kind, and
+// is explained in DESIGN.md; and nothing else is.
+func TestPointsCodeAndNotesAgree(t *testing.T) {
+	used, notes := callSites(t), noted(t)
+	for name, k := range points {
+		want := map[kind]string{plain: "Hit", fallible: "Error", value: "Value"}[k]
+		switch calls := used[name]; {
+		case len(calls) == 0:
+			t.Errorf("%s is at no place in the code", name)
+		case len(calls) > 1:
+			t.Errorf("%s is at %d places; which one a test meets nobody knows: %v", name, len(calls), calls)
+		case calls[0] != want:
+			t.Errorf("%s is called with %s; by its kind it needs %s", name, calls[0], want)
+		}
+		if !slices.Contains(notes, name) {
+			t.Errorf("DESIGN.md does not have %s", name)
+		}
+	}
+	for _, name := range notes {
+		if _, known := points[name]; !known {
+			t.Errorf("DESIGN.md has %s, which is no point", name)
+		}
+	}
+	if n := len(Names()); n < 24 || n != len(points)-1 {
+		t.Errorf("there are %d points", n)
+	}
+}
+
+// noted returns the names in the first column of the tables in DESIGN.md.
+func noted(t *testing.T) []Name {
+	t.Helper()
+	text, err := os.ReadFile("DESIGN.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []Name
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_.]+)` \\|").FindAllStringSubmatch(string(text), -1) {
+		names = append(names, Name(m[1]))
+	}
+	return names
+}
+
+// callSites returns by which function each point is called, in the whole module.
+func callSites(t *testing.T) map[Name][]string {
+	t.Helper()
+	constants := constantNames(t)
+	used := map[Name][]string{}
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir():
+			if slices.Contains([]string{"testdata", "failpoint", ".git", "bin", "data"}, d.Name()) {
+				return filepath.SkipDir
+			}
+			return nil
+		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) == 0 {
+				return true
+			}
+			function, argument := selected(call.Fun), selected(call.Args[0])
+			if slices.Contains([]string{"Hit", "Error", "Value"}, function) {
+				name, known := constants[argument]
+				if !known {
+					t.Errorf("%s: failpoint.%s is called with %q, which is no constant of this package", path, function, argument)
+				}
+				used[name] = append(used[name], function)
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return used
+}
+
+// selected returns X of the expression failpoint.X, else "".
+func selected(e ast.Expr) string {
+	s, ok := e.(*ast.SelectorExpr)
+	if !ok {
+		return ""
+	}
+	if x, ok := s.X.(*ast.Ident); !ok || x.Name != "failpoint" {
+		return ""
+	}
+	return s.Sel.Name
+}
+
+// constantNames reads points.go: from the constant to the name.
+func constantNames(t *testing.T) map[string]Name {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "points.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]Name{}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if s, ok := n.(*ast.ValueSpec); ok && len(s.Values) == 1 {
+			if lit, ok := s.Values[0].(*ast.BasicLit); ok && lit.Kind == token.STRING {
+				names[s.Names[0].Name] = Name(strings.Trim(lit.Value, `"`))
+			}
+		}
+		return true
+	})
+	for _, name := range names {
+		if _, known := points[name]; !known {
+			t.Errorf("%s is a constant and not in the registry", name)
+		}
+	}
+	return names
+}
+
+func TestParse(t *testing.T) {
+	got, err := parse("log.store.before=kill@3, fsm.commit.after=sleep(50)@2+\npublish.rename.before=error\nfsm.expire.max_rows=set(9),")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []rule{
+		{name: LogStoreBefore, action: actionKill, at: 3},
+		{name: CommitAfter, action: actionSleep, pause: 50 * time.Millisecond, at: 2, from: true},
+		{name: PublishBeforeRename, action: actionError, at: 1},
+		{name: ExpireMaxRows, action: actionSet, number: 9, at: 1, from: true},
+	}
+	for i, r := range want {
+		// The numbers of the brackets are kept where they mean something.
+		got[i].number *= map[bool]int64{true: 1}[r.action == actionSet]
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+	for _, wrong := range []string{
+		"log.store.befor=kill", "log.store.before", "log.store.before=", "log.store.before=kil", "log.store.before=kill@0",
+		"log.store.before=kill@x", "log.store.before=kill(3)", "log.store.before=sleep", "log.store.before=sleep(-1)",
+		"log.store.before=sleep(1", "log.store.after=error", "log.store.before=set(1)", "fsm.expire.max_rows=kill", "=kill",
+	} {
+		if _, err := parse(wrong); err == nil {
+			t.Errorf("%q is accepted", wrong)
+		}
+	}
+}
