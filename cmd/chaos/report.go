@@ -14,7 +14,7 @@ import (
 
 // Figures are what a run has done and found.
 type Figures struct {
-	Restarts, Elections, Terms, Snapshots, Installs, StartupRestores int
+	Restarts, FailStops, Elections, Terms, Snapshots, Installs, StartupRestores int
 
 	faults  map[string]int
 	windows []Span
@@ -126,7 +126,7 @@ func (r *Run) Report(w io.Writer, took time.Duration) {
 	}
 	line("reads by level", "%s", counts(f.levels))
 	line("faults", "%d: %s", len(f.windows), counts(f.faults))
-	line("restarts of processes", "%d", f.Restarts)
+	line("restarts of processes, ended by a log that conflicts", "%d, %d", f.Restarts, f.FailStops)
 	line("elections won, terms with a leader", "%d, %d", f.Elections, f.Terms)
 	line("snapshots taken, installed, restored at a start", "%d, %d, %d", f.Snapshots, f.Installs, f.StartupRestores)
 	stats := r.network.Stats()
