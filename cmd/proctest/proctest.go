@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -66,23 +67,24 @@ func Main(m *testing.M) int {
 }
 
 // Binary builds a command, once for each test process, and returns its path:
-// "snipdb" or "snipctl".
-func Binary(tb testing.TB, name string) string {
+// "snipdb" or "snipctl", with the build tags given.
+func Binary(tb testing.TB, name string, tags ...string) string {
 	tb.Helper()
 	built.mu.Lock()
 	defer built.mu.Unlock()
-	if path := built.paths[name]; path != "" {
+	key := strings.Join(append([]string{name}, tags...), "-")
+	if path := built.paths[key]; path != "" {
 		return path
 	}
-	path, err := build(name)
+	path, err := build(key, name, tags)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	built.paths[name] = path
+	built.paths[key] = path
 	return path
 }
 
-func build(name string) (string, error) {
+func build(file, name string, tags []string) (string, error) {
 	if built.dir == "" {
 		dir, err := os.MkdirTemp("", "snipdb-bin-")
 		if err != nil {
@@ -90,10 +92,10 @@ func build(name string) (string, error) {
 		}
 		built.dir, built.paths = dir, map[string]string{}
 	}
-	_, file, _, _ := runtime.Caller(0)
-	path := filepath.Join(built.dir, name)
-	cmd := exec.Command("go", "build", "-o", path, "./cmd/"+name)
-	cmd.Dir, cmd.Env = filepath.Join(filepath.Dir(file), "..", ".."), append(os.Environ(), commands[name])
+	_, source, _, _ := runtime.Caller(0)
+	path := filepath.Join(built.dir, file)
+	cmd := exec.Command("go", "build", "-tags", strings.Join(tags, ","), "-o", path, "./cmd/"+name)
+	cmd.Dir, cmd.Env = filepath.Join(filepath.Dir(source), "..", ".."), append(os.Environ(), commands[name])
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("proctest: build %s: %w\n%s", name, err, out)
 	}
@@ -111,6 +113,16 @@ type Options struct {
 	// NodeArgs, if set, are asked for once for each node, before it starts,
 	// and come after Args: for flags that differ, as an address of a proxy.
 	NodeArgs func(n *Node) []string
+	// NodeEnv, if set, is asked once for each node for its Env.
+	NodeEnv func(n *Node) []string
+	// Tags are the build tags of the nodes' binary.
+	Tags []string
+	// Dir is where the nodes' directories are made, and stay; "" is a
+	// directory that goes away with the test.
+	Dir string
+	// NoWait lets Start return before the nodes are ready: for one that is to
+	// die before it ever is.
+	NoWait bool
 }
 
 // Cluster is a set of processes. It is stopped and removed with the test.
@@ -120,6 +132,8 @@ type Cluster struct {
 	dir   string
 	args  []string
 	each  func(n *Node) []string
+	env   func(n *Node) []string
+	tags  []string
 	join  string
 }
 
@@ -129,7 +143,10 @@ func Start(tb testing.TB, o Options) *Cluster {
 	if o.Nodes == 0 {
 		o.Nodes = 3
 	}
-	c := &Cluster{tb: tb, dir: tb.TempDir(), args: o.Args, each: o.NodeArgs}
+	if o.Dir == "" {
+		o.Dir = tb.TempDir()
+	}
+	c := &Cluster{tb: tb, dir: o.Dir, args: o.Args, each: o.NodeArgs, env: o.NodeEnv, tags: o.Tags}
 	var join []string
 	for i := range o.Nodes {
 		n := c.newNode(fmt.Sprintf("n%d", i+1))
@@ -142,7 +159,9 @@ func Start(tb testing.TB, o Options) *Cluster {
 		}
 		n.Start()
 	}
-	c.WaitReady()
+	if !o.NoWait {
+		c.WaitReady()
+	}
 	return c
 }
 
@@ -162,6 +181,9 @@ func (c *Cluster) newNode(id string) *Node {
 	n.URL = "http://" + n.HTTPAddr
 	if c.each != nil {
 		n.own = c.each(n)
+	}
+	if c.env != nil {
+		n.Env = c.env(n)
 	}
 	c.Nodes = append(c.Nodes, n)
 	c.tb.Cleanup(n.cleanup)
@@ -184,6 +206,8 @@ func freeAddr(tb testing.TB) string {
 type Node struct {
 	ID, Dir, URL       string
 	HTTPAddr, RaftAddr string
+	// Env is added to the environment of the process at its next start.
+	Env []string
 
 	tb      testing.TB
 	cluster *Cluster
@@ -226,8 +250,9 @@ func (n *Node) Args() []string {
 // Start starts the process and does not wait for it to be ready.
 func (n *Node) Start(more ...string) {
 	n.tb.Helper()
-	cmd := exec.Command(Binary(n.tb, "snipdb"), append(n.Args(), more...)...)
+	cmd := exec.Command(Binary(n.tb, "snipdb", n.cluster.tags...), append(n.Args(), more...)...)
 	cmd.Stdout, cmd.Stderr = n, n
+	cmd.Env = append(environment(), n.Env...)
 	// No process outlives the test, not even one that is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
@@ -245,6 +270,13 @@ func (n *Node) Start(more ...string) {
 		n.mu.Unlock()
 		close(done)
 	}()
+}
+
+// environment is that of this process without settings of snipdb: a node has
+// those that its test gives it, and refuses to start with one that it does not
+// know, as a test's own.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "SNIPDB_") })
 }
 
 // Running says whether the process is there.
