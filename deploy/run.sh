@@ -93,11 +93,12 @@ check_nodes() {
 }
 
 # read_back reads a document from one node, by HTTP, at a consistency level.
+# It uses snipctl, because a bare machine has no curl.
 read_back() {
   local node=$1 addr=$2 id=$3 level=$4
   printf '  %s  %-12s  ' "$node" "$level"
-  curl -sS -m 10 "http://$addr/v1/collections/$collection/docs/$id?consistency=$level" |
-    awk '{ gsub(/\\n/, " "); if (match($0, /"content":"[^"]*/)) print substr($0, RSTART + 11, 60) "..."; else { print $0; exit 1 } }' ||
+  "$bin/snipctl" --endpoints "http://$addr" --timeout 10s doc get "$collection" "$id" --consistency "$level" --text |
+    awk 'NR == 1 { print substr($0, 1, 60) "..." } END { exit NR == 0 }' ||
     fail "$node did not give $id back"
 }
 
@@ -152,7 +153,7 @@ main() {
   # The linearizable read first: it waits until the node has all that was
   # acknowledged, and what a node has once, a local read finds there.
   for i in "${!nodes[@]}"; do
-    read_back "${nodes[$i]}" "$(http_addr "$i")" net%2Fhttp linearizable
+    read_back "${nodes[$i]}" "$(http_addr "$i")" net/http linearizable
     read_back "${nodes[$i]}" "$(http_addr "$i")" sort local
   done
 
