@@ -20,6 +20,9 @@ const (
 	diskHysteresis = 1.2
 	// The default low-water mark: a twentieth of the disk, between these.
 	diskLowMin, diskLowMax = 64 << 20, 2 << 30
+	// diskFactor times its bytes is what a write takes of the disk before it is
+	// compacted: once in the Raft log, once in RocksDB's.
+	diskFactor = 2
 	// drainWindow is the memory of the drain rate.
 	drainWindow = 5 * time.Second
 	// Retry-After is between these.
@@ -52,6 +55,8 @@ type gates struct {
 	memoryDetail   string
 	diskLow        bool
 	diskFree       uint64
+	mark           uint64 // the low-water mark; 0 = the disk is not looked at
+	taken          int64  // bytes taken since that look
 }
 
 func newGates(o Options, p Parts, met *metrics, gap func() uint64) *gates {
@@ -95,6 +100,7 @@ func (g *gates) look(now time.Time) {
 	if g.p.DiskFree != nil && diskErr == nil { // an error leaves the last answer in force
 		g.diskFree = free
 		mark := g.diskMark(total)
+		g.mark, g.taken = mark, 0
 		switch {
 		case free < mark:
 			g.diskLow = true
@@ -126,8 +132,17 @@ func (g *gates) acquire(weight int64, deletes bool) error {
 		return err
 	}
 	g.held += weight
+	g.taken += weight
 	g.n++
 	return nil
+}
+
+// diskLowLocked says whether the write could bring the disk below the mark.
+// What has been taken since the last look, and what is on its way and may have
+// been taken before it, is counted as if it were on the disk already: between
+// two looks a fast writer could use up all that the mark keeps back.
+func (g *gates) diskLowLocked(weight int64) bool {
+	return g.diskLow || g.mark > 0 && g.diskFree < g.mark+diskFactor*uint64(g.held+g.taken+weight)
 }
 
 // check is acquire without taking anything: for a request whose body has not
@@ -157,7 +172,7 @@ func (g *gates) checkLocked(weight int64, deletes bool, gap uint64, dice float64
 		return refuse(contract.QueueFull, "%d bytes of writes are on their way, the limit is %d", g.held, g.maxHeld)
 	case gap > g.maxGap:
 		return refuse(contract.ApplyLag, "%d committed entries wait to be applied, the limit is %d", gap, g.maxGap)
-	case g.diskLow && !deletes:
+	case !deletes && g.diskLowLocked(weight):
 		return refuse(contract.DiskLow, "the data disk has %d bytes left: free space, or delete data", g.diskFree)
 	case g.memoryLow && !deletes:
 		return refuse(contract.MemoryLow, "%s", g.memoryDetail)
@@ -187,7 +202,7 @@ func (g *gates) refusing(reason contract.OverloadReason) float64 {
 	case contract.ApplyLag:
 		closed = gap > g.maxGap
 	case contract.DiskLow:
-		closed = g.diskLow
+		closed = g.diskLowLocked(0)
 	case contract.MemoryLow:
 		closed = g.memoryLow
 	case contract.StorageStalled:

@@ -113,12 +113,55 @@ func TestTheDiskGateClearsItselfWithHysteresis(t *testing.T) {
 	for _, step := range []struct {
 		free uint64
 		open bool
-	}{{1100, true}, {999, false}, {1100, false}, {1200, true}, {1001, true}} {
+	}{{1100, true}, {999, false}, {1100, false}, {1200, true}, {1010, true}} {
 		s.free = step.free
 		g.look(time.Now())
 		if open := g.check(1, false) == nil; open != step.open {
 			t.Errorf("free %d: open %v", step.free, open)
 		}
+	}
+}
+
+// The mark holds between two looks as well: what is on its way is counted as
+// if it were on the disk.
+func TestTheDiskGateCountsWhatIsOnItsWay(t *testing.T) {
+	o := DefaultOptions()
+	o.DiskLowBytes = 1 << 20
+	g, s := newTestGates(o)
+	s.free = 2 << 20 // 1 MiB above the mark: room for less than 512 KiB of writes
+	g.look(time.Now())
+	const weight = 10 << 10
+	for _, row := range []struct {
+		what  string
+		after func()
+	}{
+		{"on its way", func() {}},
+		{"done since the last look", func() { g.release(weight) }},
+	} {
+		taken := 0
+		for ; taken < 1000; taken++ {
+			err := g.acquire(weight, false)
+			if reasonOf(err) == contract.DiskLow {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			row.after()
+		}
+		if at := taken * weight * diskFactor; taken == 0 || at > 1<<20 {
+			t.Errorf("%s: %d writes were taken, %d bytes of disk; there is room for %d", row.what, taken, at, 1<<20)
+		}
+		if err := g.acquire(weight, true); err != nil {
+			t.Errorf("a deletion: %v", err)
+		}
+		for n, _ := g.inflight(); n > 0; n-- {
+			g.release(weight)
+		}
+	}
+	g.look(time.Now()) // the disk says that it was less
+	if err := g.check(weight, false); err != nil {
+		t.Errorf("after another look: %v", err)
 	}
 }
 
