@@ -104,6 +104,22 @@ func TestWorkflowsRideThroughTheDeathOfTheLeader(t *testing.T) {
 	checkWorkflows(t, c, wait())
 }
 
+// A follower that is stopped, and not dead: its connections stay open, and yet
+// nobody waits for it for long.
+func TestWorkflowsGoOnWhileAFollowerIsStopped(t *testing.T) {
+	skipIfShort(t)
+	c := proctest.Start(t, proctest.Options{})
+	leader, follower := c.Leader(), c.Followers()[0]
+	wait := startWorkflows(t, c, "--docs", "1000", "--collection", "stopped")
+	waitDocuments(t, leader, "stopped", 200)
+	follower.Signal(stopSignal)
+	start := time.Now()
+	waitDocuments(t, leader, "stopped", 700)
+	t.Logf("500 documents took %v with a stopped follower", time.Since(start).Round(time.Millisecond))
+	follower.Signal(continueSignal)
+	checkWorkflows(t, c, wait())
+}
+
 // documents is how many documents a node has in a collection, -1 if it does not say.
 func documents(n *proctest.Node, collection string) int {
 	answer, err := n.Do(context.Background(), http.MethodGet, "/v1/collections/"+collection, nil)
@@ -127,7 +143,8 @@ func waitDocuments(t *testing.T, n *proctest.Node, collection string, want int) 
 // flood is an open loop: writes begin at a rate, whatever becomes of those
 // before. It looks at each answer for what an overloaded node may say.
 type flood struct {
-	node *proctest.Node
+	node  *proctest.Node
+	bytes int // of each document
 
 	mu       sync.Mutex // guards what follows
 	accepted map[string]uint64
@@ -136,19 +153,19 @@ type flood struct {
 }
 
 func newFlood(n *proctest.Node) *flood {
-	return &flood{node: n, accepted: map[string]uint64{}, refused: map[string]int{}}
+	return &flood{node: n, bytes: 1 << 10, accepted: map[string]uint64{}, refused: map[string]int{}}
 }
 
 // run sends writes at the rate for the time; at most clients are under way.
 func (f *flood) run(prefix string, rate float64, clients int, d time.Duration) {
 	load := bench.Load{Workers: clients, Duration: d, Rate: rate}
 	load.Run(context.Background(), func(ctx context.Context, _ int, n int64, _ time.Time) {
-		f.write(ctx, fmt.Sprintf("%s-%d", prefix, n))
+		f.write(ctx, fmt.Sprintf("%s-%d", prefix, n), bench.Text(1, n, 0, f.bytes))
 	})
 }
 
-func (f *flood) write(ctx context.Context, id string) {
-	answer, err := f.node.Do(ctx, http.MethodPut, docs+"/"+id, map[string]any{"content": strings.Repeat(id, 1024/len(id)+1)})
+func (f *flood) write(ctx context.Context, id, content string) {
+	answer, err := f.node.Do(ctx, http.MethodPut, docs+"/"+id, map[string]any{"content": content})
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
