@@ -83,10 +83,13 @@ chaos: setup ## faults against real processes; SEED=n repeats a run, DURATION=30
 	SNIPDB_CHAOS_SEED=$(SEED) SNIPDB_CHAOS_DURATION=$(DURATION) SNIPDB_CHAOS_FAULTS=$(FAULTS) \
 		go test $(GOFLAGS_ALL) -count $(or $(RUNS),1) -timeout 24h -v -run '^TestChaos$$' ./cmd/chaos
 
+crash-matrix: setup ## kill a node at each failpoint under load; POINT=name for some, SEED=n for the same moments again
+	SNIPDB_CRASH_MATRIX=1 SNIPDB_CRASH_SEED=$(SEED) go test $(GOFLAGS_ALL) -count 1 -v -timeout 90m -run 'TestCrashMatrix/$(POINT)' ./cmd/crashmatrix
+
 bench: setup ## every Go benchmark, once
 	go test $(GOFLAGS_ALL) -run '^$$' -bench . -benchtime 1x -timeout 30m ./...
 
 clean: ## remove what make built
 	rm -rf bin
 
-.PHONY: chaos help setup build run test race lint lint-format lint-vet lint-static lint-vuln proto fuzz bench clean
+.PHONY: chaos help setup build run test race lint lint-format lint-vet lint-static lint-vuln proto fuzz crash-matrix bench clean

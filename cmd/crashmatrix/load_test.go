@@ -1,0 +1,237 @@
+package crashmatrix
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/snipdb/snipdb/cmd/proctest"
+	"github.com/snipdb/snipdb/httpapi/wire"
+)
+
+const (
+	collection = "/v1/collections/crash"
+	docs       = collection + "/docs"
+	dimension  = 8
+	// clients is how many write at once; more would take the two cores from
+	// the nodes.
+	clients = 6
+	// writeWait bounds one try, opWait all tries of one operation.
+	writeWait = 3 * time.Second
+	opWait    = 90 * time.Second
+)
+
+// filler makes the log grow as fast as the smallest limits of a node need it.
+var filler = strings.Repeat("lorem ipsum dolor ", 20)
+
+// document is what must be there when the load has ended.
+type document struct {
+	title    string
+	contents []string
+	embedded bool
+}
+
+// load is a set of clients, each with documents of its own, that do one
+// operation after the other and repeat each with the same idempotency key
+// until it is acknowledged. When they are told to end, they finish what they
+// have begun. So nothing is left open: there is exactly one right content of
+// the collection, and an operation that is lost or applied twice makes another.
+type load struct {
+	cluster *proctest.Cluster
+	nodes   int // of the cluster that the clients talk to
+	stop    chan struct{}
+	wg      sync.WaitGroup
+
+	mu       sync.Mutex // guards what follows
+	want     map[string]document
+	acked    int
+	maxIndex uint64
+	retries  int
+	failures []error
+}
+
+func startLoad(c *proctest.Cluster, seed uint64) *load {
+	l := &load{cluster: c, nodes: len(c.Nodes), stop: make(chan struct{}), want: map[string]document{}}
+	for id := range clients {
+		w := &client{load: l, name: fmt.Sprintf("c%d", id), random: rand.New(rand.NewPCG(seed, mixer+uint64(id)))}
+		l.wg.Go(w.run)
+	}
+	return l
+}
+
+func (l *load) stopped() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+func (l *load) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.acked
+}
+
+// waitFor waits until so many more operations are acknowledged.
+func (l *load) waitFor(t testing.TB, more int) {
+	t.Helper()
+	before := l.count()
+	proctest.Eventually(t, opWait, fmt.Sprintf("%d more operations are acknowledged", more), func() error {
+		if n := l.count() - before; n < more {
+			return fmt.Errorf("%d are", n)
+		}
+		return nil
+	})
+}
+
+// end lets the clients finish.
+func (l *load) end(t testing.TB) {
+	t.Helper()
+	close(l.stop)
+	l.wg.Wait()
+	for i, err := range l.failures {
+		if i < 5 {
+			t.Error(err)
+		}
+	}
+}
+
+func (l *load) ack(answer *proctest.Answer, change func(want map[string]document)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.acked++
+	l.maxIndex = max(l.maxIndex, answer.Index())
+	change(l.want)
+}
+
+func (l *load) fail(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failures = append(l.failures, fmt.Errorf(format, args...))
+}
+
+// client is one writer.
+type client struct {
+	load   *load
+	name   string
+	random *rand.Rand
+	ops    int
+}
+
+func (c *client) run() {
+	for n := 0; !c.load.stopped(); n++ {
+		if !c.workflow(fmt.Sprintf("%s-d%d", c.name, n), n) {
+			return
+		}
+	}
+}
+
+// workflow is the life of one document: it is created with an id of the
+// server's (so that a creation that happens twice makes two), gets its vectors,
+// and perhaps a new content, and an end. false: an operation failed for good.
+func (c *client) workflow(title string, n int) bool {
+	contents := []string{title + " first " + filler, title + " second " + filler}
+	var made wire.Document
+	input := map[string]any{"title": title, "content": contents}
+	if !c.do(http.MethodPost, docs, input, &made, func(want map[string]document) {
+		want[made.ID] = document{title, contents, false}
+	}) {
+		return false
+	}
+	path := docs + "/" + made.ID
+	var embedded wire.EmbeddingsResult
+	if !c.do(http.MethodPut, path+"/embeddings", embeddings(len(contents), n), &embedded, func(want map[string]document) {
+		want[made.ID] = document{title, contents, true}
+	}) {
+		return false
+	}
+	if n%3 == 1 {
+		// With the revision that it has to have: if anything was applied twice
+		// or not at all, this is refused.
+		contents := []string{title + " replaced"}
+		if !c.do(http.MethodPut, path, map[string]any{"title": title, "content": contents}, nil, func(want map[string]document) {
+			want[made.ID] = document{title, contents, false}
+		}, "If-Match", strconv.Quote(strconv.FormatUint(embedded.Revision, 10))) {
+			return false
+		}
+	}
+	if n%4 == 3 {
+		return c.do(http.MethodDelete, path, nil, nil, func(want map[string]document) { delete(want, made.ID) })
+	}
+	if n%5 == 2 {
+		return c.batch(title)
+	}
+	return true
+}
+
+// batch puts two documents at once.
+func (c *client) batch(title string) bool {
+	ids := [2]string{title + "-x", title + "-y"}
+	operations := make([]map[string]any, len(ids))
+	for i, id := range ids {
+		operations[i] = map[string]any{"op": "put_doc", "id": id, "doc": map[string]any{"title": id, "content": "of " + id}}
+	}
+	return c.do(http.MethodPost, collection+"/batch", map[string]any{"operations": operations}, nil, func(want map[string]document) {
+		for _, id := range ids {
+			want[id] = document{id, []string{"of " + id}, false}
+		}
+	})
+}
+
+// embeddings are vectors that differ for each document and snippet.
+func embeddings(count, n int) map[string]any {
+	list := make([]map[string]any, count)
+	for i := range list {
+		vector := make([]float64, dimension)
+		for d := range vector {
+			vector[d] = float64(1 + (n+i*3+d*7)%11)
+		}
+		list[i] = map[string]any{"index": i, "vector": vector}
+	}
+	return map[string]any{"model": "m", "embeddings": list}
+}
+
+// do repeats one operation until it is acknowledged, and then notes its effect.
+func (c *client) do(method, path string, body, into any, change func(map[string]document), header ...string) bool {
+	c.ops++
+	header = append(header, wire.HeaderIdempotencyKey, fmt.Sprintf("%s-op%d", c.name, c.ops))
+	deadline := time.Now().Add(opWait)
+	for try := 0; ; try++ {
+		node := c.load.cluster.Nodes[c.random.IntN(c.load.nodes)]
+		ctx, cancel := context.WithTimeout(context.Background(), writeWait)
+		answer, err := node.Do(ctx, method, path, body, header...)
+		cancel()
+		switch {
+		case err == nil && answer.Status < 300:
+			if into != nil {
+				if err := answer.JSON(into); err != nil {
+					c.load.fail("%s %s: %v", method, path, err)
+					return false
+				}
+			}
+			c.load.ack(answer, change)
+			return true
+		case err == nil && answer.Status < 500 && answer.Status != http.StatusTooManyRequests && answer.Problem().Code != wire.CodeWriteConflict:
+			c.load.fail("%s %s at %s, try %d: status %d: %.400s", method, path, node.ID, try+1, answer.Status, answer.Body)
+			return false
+		case err == nil:
+			err = fmt.Errorf("status %d: %.300s", answer.Status, answer.Body)
+		}
+		if time.Now().After(deadline) {
+			c.load.fail("%s %s: not acknowledged in %v: %v", method, path, opWait, err)
+			return false
+		}
+		c.load.mu.Lock()
+		c.load.retries++
+		c.load.mu.Unlock()
+		time.Sleep(20 * time.Millisecond) // a client's pause before it tries again
+	}
+}

@@ -1,0 +1,208 @@
+// Package crashmatrix kills a node at each place where a crash hurts (package
+// storage/failpoint), under load, and looks at what is left: the node's
+// directory, the node after its restart, and all nodes at the end.
+//
+// A short version runs with all other tests. The whole matrix takes a quarter
+// of an hour:
+//
+//	make crash-matrix                    every row; SEED=7 for the same moments again
+//	make crash-matrix POINT=pointer      the rows whose names match
+package crashmatrix
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/snipdb/snipdb/cmd/proctest"
+	"github.com/snipdb/snipdb/storage/failpoint"
+)
+
+func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }
+
+// row is one line of the matrix.
+type row struct {
+	// point is where the node is killed, at a hit from 1 to within, by the seed.
+	point  failpoint.Name
+	within int
+	// before is the point at which it is killed first, in drives whose second
+	// crash is in the middle of the recovery from the first.
+	before failpoint.Name
+	drive  drive
+	quick  bool // in the short version as well
+}
+
+func (r row) name() string {
+	parts := []string{string(r.point), r.drive.name}
+	if r.before != "" {
+		parts = append(parts, "after", string(r.before))
+	}
+	return strings.Join(parts, "-")
+}
+
+// matrix is every row, in the order of a node's life.
+var matrix = []row{
+	// A new cluster is formed; the first node forms it, the second agrees.
+	{point: failpoint.CreateFormat, drive: formFirst},
+	{point: failpoint.PointerBeforeRename, drive: formFirst},
+	{point: failpoint.PointerAfterRename, drive: formFirst},
+	{point: failpoint.IdentityBeforeRename, within: 2, drive: formFirst},
+	{point: failpoint.IdentityAfterRename, within: 2, drive: formFirst},
+	{point: failpoint.IdentityBeforeRename, within: 2, drive: formSecond},
+	{point: failpoint.IdentityAfterRename, within: 2, drive: formSecond},
+	{point: failpoint.ClaimBefore, drive: formFirst},
+	{point: failpoint.ClaimAfter, drive: formFirst},
+	{point: failpoint.LogStoreBefore, drive: formFirst},
+	{point: failpoint.LogStoreAfter, drive: formFirst},
+	{point: failpoint.BootstrapAfter, drive: formFirst},
+	{point: failpoint.VoteBetween, drive: formFirst},
+	{point: failpoint.FoundingEnd, drive: formFirst},
+	{point: failpoint.FoundingEnd, drive: formSecond},
+
+	// Writes.
+	{point: failpoint.ProposeBefore, within: 60, drive: leaderUnderLoad},
+	{point: failpoint.ProposeAnswer, within: 60, drive: leaderUnderLoad},
+	{point: failpoint.LogStoreBefore, within: 60, drive: leaderUnderLoad},
+	{point: failpoint.LogStoreAfter, within: 60, drive: leaderUnderLoad},
+	{point: failpoint.LogStoreBefore, within: 60, drive: followerUnderLoad},
+	{point: failpoint.LogStoreAfter, within: 60, drive: followerUnderLoad},
+	{point: failpoint.CommitBefore, within: 60, drive: leaderUnderLoad},
+	{point: failpoint.CommitAfter, within: 60, drive: leaderUnderLoad, quick: true},
+	{point: failpoint.CommitBefore, within: 60, drive: followerUnderLoad},
+	{point: failpoint.CommitAfter, within: 60, drive: followerUnderLoad},
+	{point: failpoint.LogStoreAfter, within: 60, drive: aloneUnderLoad},
+	{point: failpoint.CommitBefore, within: 60, drive: aloneUnderLoad},
+	{point: failpoint.CommitAfter, within: 60, drive: aloneUnderLoad},
+	{point: failpoint.ExpireRows, within: 60, drive: expiring},
+	{point: failpoint.ApplyTick, within: 3, drive: leaderUnderLoad},
+	{point: failpoint.ApplyTick, within: 3, drive: followerUnderLoad},
+	{point: failpoint.TickBefore, within: 3, drive: leaderUnderLoad},
+	{point: failpoint.TickAfter, within: 3, drive: leaderUnderLoad},
+
+	// Elections.
+	{point: failpoint.TermBefore, drive: election},
+	{point: failpoint.TermAfter, drive: election},
+	{point: failpoint.VoteBetween, drive: election},
+	{point: failpoint.VoteBefore, drive: election},
+	{point: failpoint.VoteAfter, drive: election},
+
+	// Snapshots of the node's own, and the truncation of the log.
+	{point: failpoint.CheckpointBefore, within: 2, drive: leaderSnapshots},
+	{point: failpoint.CheckpointAfter, within: 2, drive: leaderSnapshots},
+	{point: failpoint.PersistBeforeRename, within: 2, drive: followerSnapshots},
+	{point: failpoint.PersistAfterRename, within: 2, drive: followerSnapshots},
+	{point: failpoint.PublishBeforeRename, within: 2, drive: leaderSnapshots},
+	{point: failpoint.PublishAfterRename, within: 2, drive: leaderSnapshots},
+	{point: failpoint.PublishAfterRename, within: 2, drive: aloneSnapshots},
+	{point: failpoint.ReapMiddle, within: 2, drive: followerSnapshots},
+	{point: failpoint.LogDeleteBefore, within: 2, drive: leaderSnapshots},
+	{point: failpoint.LogDeleteAfter, within: 2, drive: leaderSnapshots},
+	{point: failpoint.LogDeleteAfter, within: 2, drive: followerSnapshots},
+
+	// A snapshot of the leader's is installed.
+	{point: failpoint.ReceiveMiddle, within: 3, drive: install},
+	{point: failpoint.ReceiveFileEnd, within: 3, drive: install},
+	{point: failpoint.ReceiveMiddle, within: 3, drive: installIntoWiped},
+	{point: failpoint.PublishBeforeRename, drive: install},
+	{point: failpoint.PublishAfterRename, drive: install, quick: true},
+	{point: failpoint.PublishAfterRename, drive: installIntoWiped},
+	{point: failpoint.RestoreBefore, drive: install},
+	{point: failpoint.RestoreMiddle, within: 3, drive: install},
+	{point: failpoint.RestoreCopied, drive: install},
+	{point: failpoint.InstallVerified, drive: install},
+	{point: failpoint.InstallAfterRename, drive: install},
+	{point: failpoint.PointerBeforeRename, drive: install},
+	{point: failpoint.PointerAfterRename, drive: install, quick: true},
+	{point: failpoint.PointerAfterRename, drive: installIntoWiped},
+	{point: failpoint.SwapBefore, drive: install},
+	{point: failpoint.SwapAfter, drive: install},
+	{point: failpoint.RetireBefore, drive: install},
+	{point: failpoint.RetireAfter, drive: install},
+	{point: failpoint.RestoreInstalled, drive: install},
+	{point: failpoint.RestoreAfter, drive: install},
+	{point: failpoint.LogDeleteBefore, drive: install},
+	{point: failpoint.LogDeleteAfter, drive: install},
+
+	// A second crash, in the recovery from the first.
+	{point: failpoint.RestoreMiddle, drive: installTwice, before: failpoint.PublishAfterRename},
+	{point: failpoint.PointerAfterRename, drive: installTwice, before: failpoint.RestoreBefore},
+	{point: failpoint.StartupRestored, drive: installTwice, before: failpoint.PublishAfterRename},
+	{point: failpoint.StartupDropped, drive: installTwice, before: failpoint.PublishAfterRename},
+	{point: failpoint.SweepBefore, drive: installTwice, before: failpoint.RestoreCopied},
+	{point: failpoint.SweepBefore, drive: installTwice, before: failpoint.SwapBefore},
+
+	// Members come and processes go.
+	{point: failpoint.JoinTakenIn, drive: joining},
+	{point: failpoint.IdentityAfterRename, drive: joining},
+	{point: failpoint.MemberChange, drive: takingIn},
+	{point: failpoint.HandOverBefore, drive: stopping},
+	{point: failpoint.HandOverAfter, drive: stopping},
+	{point: failpoint.CloseRaftBefore, drive: stopping},
+	{point: failpoint.CloseRaftAfter, drive: stopping},
+	{point: failpoint.CloseStoreBefore, drive: stopping},
+	{point: failpoint.CloseStoreAfter, drive: stopping},
+}
+
+// Every point has a row: a new one that nobody kills at would prove nothing.
+func TestEveryPointIsInTheMatrix(t *testing.T) {
+	names := map[string]bool{}
+	for _, r := range matrix {
+		if names[r.name()] {
+			t.Errorf("there are two rows %s", r.name())
+		}
+		names[r.name()] = true
+	}
+	for _, name := range failpoint.Names() {
+		if !slices.ContainsFunc(matrix, func(r row) bool { return r.point == name }) {
+			t.Errorf("no row kills at %s", name)
+		}
+	}
+}
+
+// settings are the variables of a run.
+type settings struct {
+	all  bool
+	seed uint64
+	keep string // the folder for the data of rows that fail
+}
+
+func readSettings(t *testing.T) settings {
+	t.Helper()
+	s := settings{all: os.Getenv("SNIPDB_CRASH_MATRIX") == "1", seed: uint64(time.Now().UnixNano()) % 1e6}
+	if text := os.Getenv("SNIPDB_CRASH_SEED"); text != "" {
+		var err error
+		if s.seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("SNIPDB_CRASH_SEED: %v", err)
+		}
+	}
+	s.keep = filepath.Join(os.TempDir(), fmt.Sprintf("snipdb-crash-%d", s.seed))
+	return s
+}
+
+func TestCrashMatrix(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	s := readSettings(t)
+	t.Logf("seed %d", s.seed)
+	start := time.Now()
+	var results []*result
+	for i, r := range matrix {
+		if !s.all && !r.quick {
+			continue
+		}
+		t.Run(r.name(), func(t *testing.T) {
+			result := &result{row: r, seed: s.seed + uint64(i), started: time.Now()}
+			results = append(results, result)
+			run(t, s, result)
+		})
+	}
+	t.Logf("\n%s", table(results, s.seed, time.Since(start)))
+	// Nothing but the folders of failures is left.
+	_ = os.Remove(s.keep)
+}

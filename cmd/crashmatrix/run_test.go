@@ -1,0 +1,257 @@
+package crashmatrix
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/snipdb/snipdb/cmd/proctest"
+	"github.com/snipdb/snipdb/storage/failpoint"
+)
+
+// crash is one row in progress.
+type crash struct {
+	*proctest.Cluster
+	t      *testing.T
+	dir    string
+	load   *load
+	result *result
+}
+
+// result is what a row found.
+type result struct {
+	row
+	seed    uint64
+	started time.Time
+	hit     int
+	node    string
+	// plan is what inspect says that the next start would do.
+	plan    string
+	restart time.Duration
+	took    time.Duration
+	writes  int
+	retries int
+	docs    int
+	replay  string // how the new node got the state
+	passed  bool
+}
+
+// mixer is the other half of each seed: with a zero there, seeds that are near
+// each other begin with the same small numbers.
+const mixer = 0x9e3779b97f4a7c15
+
+// run is one row.
+func run(t *testing.T, s settings, r *result) {
+	r.hit = 1
+	if r.within > 1 {
+		r.hit += rand.New(rand.NewPCG(r.seed, mixer)).IntN(r.within)
+	}
+	dir := filepath.Join(s.keep, r.name())
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c := &crash{t: t, dir: dir, result: r}
+	t.Cleanup(func() { c.keep(s) })
+	dead := c.crash()
+	c.examine(dead)
+	c.restart(dead)
+	c.verify()
+	r.passed = !t.Failed()
+}
+
+// crash starts the cluster with its load and kills a node.
+func (c *crash) crash() *proctest.Node {
+	d := c.result.drive
+	o := proctest.Options{Nodes: d.nodes, Args: d.args, Tags: []string{"failpoints"}, Dir: c.dir, NodeEnv: c.environment}
+	if d.former > 0 {
+		return c.form(c.t, o)
+	}
+	c.Cluster = proctest.Start(c.t, o)
+	c.begin()
+	c.load.waitFor(c.t, 60)
+	return d.kill(c)
+}
+
+// begin makes the collection and starts the load.
+func (c *crash) begin() {
+	c.Leader().Must(201, "PUT", collection, map[string]any{"dimension": dimension, "metric": "cosine"}, nil)
+	c.load = startLoad(c.Cluster, c.result.seed)
+}
+
+// environment is a node's: the values of the drive, and the file that arms it.
+func (c *crash) environment(n *proctest.Node) []string {
+	if former := c.result.drive.former; former > 0 && n.ID == fmt.Sprintf("n%d", former) {
+		c.arm(n, c.result.point, c.result.hit)
+	}
+	return []string{"SNIPDB_FAILPOINTS=" + c.result.drive.values, "SNIPDB_FAILPOINTS_FILE=" + c.file(n)}
+}
+
+func (c *crash) file(n *proctest.Node) string { return filepath.Join(c.dir, n.ID+".failpoints") }
+
+// arm arms a node, running or not. The file appears at once and whole.
+func (c *crash) arm(n *proctest.Node, point failpoint.Name, hit int) {
+	c.t.Helper()
+	text := fmt.Sprintf("%s=kill@%d\n", point, hit)
+	if err := os.WriteFile(c.file(n)+".tmp", []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.Rename(c.file(n)+".tmp", c.file(n)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *crash) disarm(n *proctest.Node) {
+	c.t.Helper()
+	// An empty file, and not none: a process that runs forgets what it read.
+	if err := os.WriteFile(c.file(n), nil, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+var fallLine = regexp.MustCompile(`failpoint (\S+): kill at hit (\d+)`)
+
+// noteFall reads where a dead node died. Anything but the point is a failure.
+func (c *crash) noteFall(n *proctest.Node, point failpoint.Name) {
+	c.t.Helper()
+	err := n.Wait()
+	falls := fallLine.FindAllStringSubmatch(n.Log(), -1)
+	if len(falls) == 0 || falls[len(falls)-1][1] != string(point) {
+		c.t.Fatalf("%s ended (%v), and not at %s: %v", n.ID, err, point, falls)
+	}
+	if point == c.result.point {
+		c.result.node = n.ID
+		c.result.hit, _ = strconv.Atoi(falls[len(falls)-1][2])
+	}
+}
+
+// inspection is what `snipdb inspect -o json` says.
+type inspection struct {
+	Restore   bool   `json:"restore_snapshot"`
+	DropLog   bool   `json:"drop_log"`
+	Reason    string `json:"reason"`
+	Violation string `json:"violation"`
+	Applied   uint64 `json:"applied_index"`
+	Snapshot  uint64 `json:"snapshot_index"`
+	FirstLog  uint64 `json:"first_log_index"`
+	LastLog   uint64 `json:"last_log_index"`
+}
+
+// examine asks inspect for its verdict on I1 to I4, on a copy of the dead
+// node's directory: to open the stores cleans up, and that is the restart's
+// to do.
+func (c *crash) examine(n *proctest.Node) {
+	c.t.Helper()
+	copied := filepath.Join(c.dir, n.ID+"-at-the-crash")
+	if err := os.RemoveAll(copied); err != nil {
+		c.t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-a", n.Dir, copied).CombinedOutput(); err != nil {
+		c.t.Fatalf("copy the directory of %s: %v: %s", n.ID, err, out)
+	}
+	i, text, err := c.inspect(copied)
+	switch {
+	case err != nil && strings.Contains(text, "never run"):
+		c.result.plan = "new"
+	case err != nil:
+		c.t.Errorf("inspect says of the directory that %s left: %v: %s", n.ID, err, text)
+	default:
+		c.result.plan = i.plan()
+	}
+}
+
+func (c *crash) inspect(dir string) (inspection, string, error) {
+	cmd := exec.Command(proctest.Binary(c.t, "snipdb", "failpoints"), "inspect", "-o", "json", "--data-dir", dir)
+	var warnings strings.Builder
+	cmd.Stderr = &warnings
+	out, err := cmd.Output()
+	var i inspection
+	if err == nil {
+		err = json.Unmarshal(out, &i)
+	}
+	return i, warnings.String() + i.Violation, err
+}
+
+func (i inspection) plan() string {
+	switch {
+	case i.Restore && i.DropLog:
+		return "restore, drop log"
+	case i.Restore:
+		return "restore"
+	case i.DropLog:
+		return "drop log"
+	}
+	return "start"
+}
+
+// restart starts the node again and lets the load go on with it.
+func (c *crash) restart(dead *proctest.Node) {
+	start := time.Now()
+	dead.Start()
+	dead.WaitReady()
+	c.result.restart = time.Since(start)
+	c.WaitReady()
+	if c.load == nil {
+		c.begin()
+	}
+	c.load.waitFor(c.t, 60)
+	c.load.end(c.t)
+	c.result.writes, c.result.retries, c.result.docs = c.load.acked, c.load.retries, len(c.load.want)
+}
+
+// keep removes the data of a row that passed, and says how to repeat one that
+// did not. It runs when no node runs any more.
+func (c *crash) keep(s settings) {
+	r := c.result
+	r.took = time.Since(r.started)
+	if !c.t.Failed() {
+		_ = os.RemoveAll(c.dir)
+		return
+	}
+	if c.Cluster != nil {
+		for _, n := range c.Nodes {
+			_ = os.WriteFile(filepath.Join(c.dir, n.ID+".log"), []byte(n.Log()), 0o600)
+		}
+	}
+	c.t.Logf("the data directories and logs are in %s; the same again:\n  make crash-matrix SEED=%d POINT='%s$$'",
+		c.dir, s.seed, strings.ReplaceAll(r.name(), ".", `\.`))
+}
+
+// table is the report of a run.
+func table(results []*result, seed uint64, took time.Duration) string {
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "point\tdrive\tafter\tnode\thit\tinspect\trestart\twrites\tretries\tdocs\treplay\ttook\tverdict")
+	passed := 0
+	points := map[failpoint.Name]bool{}
+	for _, r := range results {
+		verdict := "FAILED"
+		if r.passed {
+			verdict, passed = "ok", passed+1
+			points[r.point] = true
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%v\t%d\t%d\t%d\t%s\t%v\t%s\n", r.point, r.drive.name, orDash(string(r.before)), orDash(r.node), r.hit,
+			orDash(r.plan), r.restart.Round(10*time.Millisecond), r.writes, r.retries, r.docs, orDash(r.replay), r.took.Round(100*time.Millisecond), verdict)
+	}
+	_ = w.Flush()
+	fmt.Fprintf(&text, "seed %d: %d of %d rows passed, %d of %d points, in %v\n", seed, passed, len(results), len(points), len(failpoint.Names()), took.Round(time.Second))
+	return text.String()
+}
+
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
