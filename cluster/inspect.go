@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -45,6 +47,9 @@ func (p position) Applied() (index, term uint64) { return p.index, p.term }
 // position of its state. It closes nothing.
 func Inspect(dataDir string, applied, term uint64, snapshots raft.SnapshotStore, log LogStore) (Inspection, error) {
 	raw, err := os.ReadFile(filepath.Join(dataDir, identityFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Inspection{}, fmt.Errorf("cluster: inspect: there is no %s in %s: the node has never run, or it was killed in its very first start: start it", identityFile, dataDir)
+	}
 	if err != nil {
 		return Inspection{}, fmt.Errorf("cluster: inspect: %w", err)
 	}
