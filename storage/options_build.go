@@ -37,6 +37,16 @@ func NewShared(o Options) (*Shared, error) {
 		r.general("write_buffer_manager_bytes").num, r.general("rate_limiter_bytes_per_sec").num)}, nil
 }
 
+// MemoryBudget is the memory that the options give to RocksDB in this process,
+// set or by the profile.
+func (o Options) MemoryBudget() (int64, error) {
+	r, err := o.resolve()
+	if err != nil {
+		return 0, err
+	}
+	return r.memory, nil
+}
+
 // Close frees the shared parts. It may be called again.
 func (s *Shared) Close() {
 	if s != nil && s.n != nil {

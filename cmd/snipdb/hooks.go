@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -62,13 +63,10 @@ const memoryShare = 0.95
 // Go's runtime knows nothing.
 func memoryGate(limit uint64) func() (bool, string) {
 	if limit == 0 {
-		limit = memoryLimit()
-	}
-	if limit == 0 {
 		return nil
 	}
 	return func() (bool, string) {
-		held := residentBytes()
+		held := heldBytes()
 		return float64(held) > memoryShare*float64(limit), fmt.Sprintf("the process holds %d bytes of %d", held, limit)
 	}
 }
@@ -87,19 +85,57 @@ func memoryLimit() uint64 {
 	return info.Totalram * uint64(info.Unit) / 10 * 9
 }
 
-// residentBytes is the process's resident set, 0 if the system does not say.
-func residentBytes() uint64 {
+// heldBytes is the memory that the process alone holds, 0 if the system does
+// not say. Pages of files are not counted, though they are resident: the Raft
+// log is mapped, and the kernel takes its pages back when it needs them.
+func heldBytes() uint64 {
 	text, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
 		return 0
 	}
-	fields := bytes.Fields(text)
-	if len(fields) < 2 {
+	return heldOf(text, uint64(os.Getpagesize()))
+}
+
+// heldOf reads statm: the second field is what is resident, the third what of
+// it belongs to files or is shared.
+func heldOf(statm []byte, page uint64) uint64 {
+	fields := bytes.Fields(statm)
+	if len(fields) < 3 {
 		return 0
 	}
-	pages, err := strconv.ParseUint(string(fields[1]), 10, 64)
+	resident, err := strconv.ParseUint(string(fields[1]), 10, 64)
 	if err != nil {
 		return 0
 	}
-	return pages * uint64(os.Getpagesize())
+	shared, err := strconv.ParseUint(string(fields[2]), 10, 64)
+	if err != nil || shared > resident {
+		return 0
+	}
+	return (resident - shared) * page
+}
+
+// The Go heap gets what RocksDB leaves of the share that the gate allows, and
+// at least a quarter of the limit: below that the collector would do nothing
+// else.
+const leastGoShare = 4
+
+// goMemoryLimit is the soft limit of Go's runtime: near it garbage is collected
+// sooner, so that the gate closes because of what is needed and not because of
+// what nobody has swept up. 0: none.
+func goMemoryLimit(limit uint64, native int64) int64 {
+	if limit == 0 {
+		return 0
+	}
+	return max(int64(memoryShare*float64(limit))-native, int64(limit/leastGoShare))
+}
+
+// limitGoMemory sets that limit, unless GOMEMLIMIT says otherwise, and returns
+// what undoes it.
+func limitGoMemory(limit uint64, native int64) (undo func()) {
+	soft := goMemoryLimit(limit, native)
+	if soft == 0 || os.Getenv("GOMEMLIMIT") != "" {
+		return func() {}
+	}
+	before := debug.SetMemoryLimit(soft)
+	return func() { debug.SetMemoryLimit(before) }
 }

@@ -37,6 +37,8 @@ type server struct {
 	fsm       *fsm.FSM
 	node      *cluster.Node
 	api       *httpapi.Server
+	// freeMemory undoes the limit of Go's memory.
+	freeMemory func()
 	// served receives what the API's accept loop returned, once.
 	served chan error
 }
@@ -113,9 +115,22 @@ func (s *server) startStorage() (err error) {
 	if s.snapshots, err = snapshot.NewStore(s.dir.snapshots(), snapshot.Options{Logger: s.log}); err != nil {
 		return err
 	}
+	budget, err := options.MemoryBudget()
+	if err != nil {
+		return err
+	}
+	s.freeMemory = limitGoMemory(s.memoryLimit(), budget)
 	s.registry.MustRegister(newNodeMetrics(s))
 	s.fsm, err = fsm.New(s.store, s.snapshots, fsm.Options{Logger: s.log, Registerer: s.registry, Fatal: s.fatal})
 	return err
+}
+
+// memoryLimit is what the process may hold, 0 if nobody says.
+func (s *server) memoryLimit() uint64 {
+	if s.config.MemoryLimit > 0 {
+		return uint64(s.config.MemoryLimit)
+	}
+	return memoryLimit()
 }
 
 func (s *server) storageOptions() storage.Options {
@@ -139,7 +154,7 @@ func (s *server) startCluster(ctx context.Context) error {
 	parts := cluster.Parts{
 		StateMachine: s.fsm, Snapshots: s.snapshots, Log: log, Discover: discoverer(),
 		Pressure:  func() (float64, string) { return pressure(s.store) },
-		MemoryLow: memoryGate(uint64(s.config.MemoryLimit)),
+		MemoryLow: memoryGate(s.memoryLimit()),
 		DiskFree:  s.dir.free,
 		Storage:   func() (contract.StorageStatus, uint64, error) { return storageStatus(s.store) },
 	}
@@ -212,6 +227,9 @@ func (s *server) stop() error {
 	// Its cache and budget are used until the last data base is closed.
 	if s.shared != nil {
 		s.shared.Close()
+	}
+	if s.freeMemory != nil {
+		s.freeMemory()
 	}
 	// The lock last: now the directory may be another's.
 	if s.dir != nil {

@@ -21,14 +21,10 @@ type nodeMetrics struct {
 
 // newNodeMetrics takes its sources from a server whose storage is open.
 func newNodeMetrics(s *server) *nodeMetrics {
-	limit := uint64(s.config.MemoryLimit)
-	if limit == 0 {
-		limit = memoryLimit()
-	}
 	store := s.store
 	return &nodeMetrics{
 		stats:  func() error { _, err := stats(store); return err },
-		newest: s.snapshots.Newest, diskFree: s.dir.free, memory: limit, now: time.Now,
+		newest: s.snapshots.Newest, diskFree: s.dir.free, memory: s.memoryLimit(), now: time.Now,
 	}
 }
 
