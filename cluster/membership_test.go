@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -159,6 +160,43 @@ func TestARemovalThatBreaksTheQuorumIsRefused(t *testing.T) {
 		t.Fatalf("removing the dead follower: %v", err)
 	}
 	c.voters(strings.Join(sorted(leader.id, others[1]), ","), "")
+}
+
+// Force overrides that: the removal is committed by the leader and the one
+// that goes. The last voter stays whatever is said.
+func TestARemovalCanBeForced(t *testing.T) {
+	c := newTestCluster(t)
+	c.three()
+	leader := c.leader()
+	var others []string
+	for _, n := range c.running() {
+		if n.id != leader.id {
+			others = append(others, n.id)
+		}
+	}
+	c.stop(others[0])
+	// The new configuration, of a dead node and the leader, has no majority to
+	// commit it: the change stays open, and that is what the operator forced.
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	err := leader.RemoveMember(ctx, others[1], true)
+	var refused *contract.MembershipError
+	if errors.As(err, &refused) {
+		t.Fatalf("a forced removal was refused: %v", err)
+	}
+	_, voter := memberOf(leader.Node, others[1])
+	if voter {
+		t.Errorf("%s is still a voter", others[1])
+	}
+}
+
+func memberOf(n *Node, id string) (found, voter bool) {
+	for _, m := range n.Members() {
+		if m.ID == id {
+			return true, m.Voter
+		}
+	}
+	return false, false
 }
 
 func sorted(a, b string) []string {

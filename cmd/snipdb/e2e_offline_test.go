@@ -34,9 +34,28 @@ func TestInspectSaysWhatIsThere(t *testing.T) {
 	n := lonely(t)
 	written := fill(t, []*proctest.Node{n}, "seen", 100)
 	waitTruncated(t, n, 1)
-	out, err := runSnipdb(t, "inspect", "--data-dir", n.Dir)
-	if err == nil {
-		t.Errorf("a running node was inspected:\n%s", out)
+	// What the node is writing now would be "half-made" to whoever opens its
+	// snapshots: the lock comes before that.
+	halfMade := filepath.Join(part(n.Dir, "snapshots"), "2-1000000-1700000000000.tmp")
+	if err := os.Mkdir(halfMade, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range [][]string{{"inspect"}, {"recover", "--dry-run"}, {"migrate-log", "--to", logStoreRocksDB}} {
+		if command[0] == "recover" {
+			peers := filepath.Join(t.TempDir(), "peers.json")
+			if err := os.WriteFile(peers, fmt.Appendf(nil, `[{"id":%q,"address":%q}]`, n.ID, n.RaftAddr), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			command = append(command, "--peers", peers)
+		}
+		out, err := runSnipdb(t, append(command, "--data-dir", n.Dir)...)
+		if err == nil {
+			t.Errorf("%s worked on a running node:\n%s", command[0], out)
+		}
+		wantText(t, out, "another snipdb process uses the data directory")
+		if _, err := os.Stat(halfMade); err != nil {
+			t.Fatalf("%s on a running node took its half-made snapshot away: %v", command[0], err)
+		}
 	}
 	n.Stop()
 	r := inspected(t, n)
@@ -58,7 +77,7 @@ func TestInspectSaysWhatIsThere(t *testing.T) {
 	if err := os.RemoveAll(part(n.Dir, "log")); err != nil {
 		t.Fatal(err)
 	}
-	out, err = runSnipdb(t, "inspect", "--data-dir", n.Dir)
+	out, err := runSnipdb(t, "inspect", "--data-dir", n.Dir)
 	if err == nil {
 		t.Errorf("a node without its log was found in order:\n%s", out)
 	}
@@ -121,8 +140,8 @@ func TestMigrateLogThereAndBack(t *testing.T) {
 	n := lonely(t)
 	written := fill(t, []*proctest.Node{n}, "moved", 60)
 	n.Stop()
-	kind := logStoreBolt
-	for _, to := range []string{logStoreRocksDB, logStoreBolt} {
+	kind := logStoreRocksDB // the default
+	for _, to := range []string{logStoreBolt, logStoreRocksDB} {
 		before := inspected(t, n)
 		if before.LogStore != kind {
 			t.Fatalf("the log is of the kind %s, not %s", before.LogStore, kind)
