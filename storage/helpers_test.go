@@ -18,7 +18,7 @@ import (
 // behind, on whatever path.
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if constants := string(slices.Concat(keyFormat, keyPosition, keyNextID, keyCollectionCount, keyIdempotencyCount, keyLogFormat)); constants != "fpnknf" {
+	if constants := string(slices.Concat(keyFormat, keyPosition, keyNextID, keyCollectionCount, keyIdempotencyCount, keyLogFormat)); constants != "fpnknF" {
 		fmt.Fprintf(os.Stderr, "storage: a constant key was overwritten: %q\n", constants)
 		code = 1
 	}

@@ -1,12 +1,15 @@
 package storage
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/linxGnu/grocksdb"
@@ -15,9 +18,10 @@ import (
 // LogOptions configure a Log. The zero value is usable.
 type LogOptions struct {
 	// MemtableBytes is how much is kept in memory before it is written to a
-	// file: 0 is 64 MiB, the least is 1 MiB. Entries that are deleted before
-	// that are never written to a file at all. A restart reads up to twice as
-	// much from RocksDB's log.
+	// file: 0 is 16 MiB, the least is 64 KiB. A file is written at once, so a
+	// large memtable makes a burst that the appends' syncs have to wait behind,
+	// and a small one costs more syncs. A restart reads RocksDB's log, which
+	// has one to two memtables, and up to four if the disk was behind.
 	MemtableBytes int64
 	// CacheBytes is the block cache, for entries that are read back from
 	// files: 0 is 8 MiB. It is the log's own.
@@ -31,11 +35,16 @@ type LogOptions struct {
 
 // The defaults and bounds of LogOptions.
 const (
-	defaultLogMemtable = 64 << 20
-	minLogMemtable     = 1 << 20
+	defaultLogMemtable = 16 << 20
+	minLogMemtable     = 64 << 10
 	defaultLogCache    = 8 << 20
 	logMemtables       = 4
-	logFileBytes       = 64 << 20
+	// logFilesMax is how many files there may be before they are merged. A log
+	// of the size that the snapshots leave has a dozen; only one that nobody
+	// truncates, or a node that starts again and again, gets there.
+	logFilesMax = 64
+	// logNever is a number of files that is out of reach.
+	logNever = 1 << 30
 )
 
 // Log is an ordered record log on a RocksDB instance of its own: the entries
@@ -44,22 +53,28 @@ const (
 //
 //	key    1 byte 'e' | 8 bytes index, big-endian
 //	value  8 bytes: record bytes appended up to and with this one, big-endian | record
-//	key    1 byte 'f' | value 4 bytes format version, big-endian
+//	key    1 byte 'F' | value 4 bytes format version, big-endian
 //
 // The running total makes Bytes two reads, whatever the length of the log.
+// Files are not merged: what was truncated goes away with the whole file.
 //
 // Invariant L1: first and last are the first and last index in the database,
 // 0 and 0 if it is empty.
 // Invariant L2: an append is on stable storage when it returns.
+// Invariant L3: a file is removed only if a deletion that covers all of it is
+// on stable storage, and only if it is older than all other files.
 type Log struct {
 	dir string
 	n   *native
+	log *slog.Logger
 	// pins counts the calls that use n.
 	pins *pins
 	// writes serialises changes, which is what RocksDB would do anyway.
 	writes  sync.Mutex
 	buf     []byte
 	closing sync.Once
+	// drops counts the goroutine that removes files: one or none.
+	drops sync.WaitGroup
 
 	// mu guards the fields below; it is held for no I/O, so readers never wait
 	// for a sync.
@@ -67,10 +82,14 @@ type Log struct {
 	first, last uint64
 	// before is the running total before the first record, total with the last.
 	before, total uint64
+	// garbage are files to remove, oldest first; dropping says that there is a
+	// goroutine that does it.
+	garbage  []string
+	dropping bool
 }
 
 // logFormat is the version of the layout above.
-const logFormat = 1
+const logFormat = 2
 
 const (
 	logEntryPrefix = 'e'
@@ -78,7 +97,9 @@ const (
 )
 
 var (
-	keyLogFormat = []byte{'f'}
+	// keyLogFormat sorts below all entries, so that a file's largest key is
+	// that of an entry or the end of a deletion: see dead.
+	keyLogFormat = []byte{'F'}
 	logLo, logHi = []byte{logEntryPrefix}, []byte{logEntryPrefix + 1}
 )
 
@@ -107,8 +128,15 @@ func OpenLog(dir string, o LogOptions) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("storage: open log %s: %w", dir, err)
 	}
-	l := &Log{dir: dir, n: n, pins: newPins()}
+	l := &Log{dir: dir, n: n, pins: newPins(), log: o.Logger}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
 	if err := l.load(); err != nil {
+		n.close()
+		return nil, fmt.Errorf("storage: open log %s: %w", dir, err)
+	}
+	if err := l.dropLeft(); err != nil {
 		n.close()
 		return nil, fmt.Errorf("storage: open log %s: %w", dir, err)
 	}
@@ -126,10 +154,20 @@ func logNativeOptions(o LogOptions) (*grocksdb.Options, func()) {
 	opts.SetCreateIfMissing(true)
 	opts.SetWriteBufferSize(uint64(o.MemtableBytes))
 	opts.SetMaxWriteBufferNumber(logMemtables)
-	opts.SetMaxTotalWalSize(uint64(2 * o.MemtableBytes))
-	opts.SetTargetFileSizeBase(logFileBytes)
+	// Every entry is written once to RocksDB's log and once to a file, and not
+	// again: there is no merging below logFilesMax files, and nothing but full
+	// memtables holds a writer up.
+	// Universal compaction puts many small files together, which come from many
+	// starts; level compaction would leave them small, as they don't overlap.
+	opts.SetCompactionStyle(grocksdb.UniversalCompactionStyle)
+	opts.SetNumLevels(1)
+	opts.SetLevel0FileNumCompactionTrigger(logFilesMax)
+	opts.SetLevel0SlowdownWritesTrigger(logNever)
+	opts.SetLevel0StopWritesTrigger(logNever)
+	opts.SetSoftPendingCompactionBytesLimit(math.MaxInt64)
+	opts.SetHardPendingCompactionBytesLimit(math.MaxInt64)
 	opts.SetMaxBackgroundJobs(2)
-	opts.SetCompression(grocksdb.NoCompression) // entries are short-lived
+	opts.SetCompression(grocksdb.NoCompression) // LZ4 took more time than it saved
 	opts.SetParanoidChecks(true)
 	opts.SetBytesPerSync(1 << 20)
 	opts.SetMaxLogFileSize(4 << 20)
@@ -153,13 +191,7 @@ func (l *Log) load() error {
 	if err != nil {
 		return err
 	}
-	if format == nil {
-		w := newRep(nil)
-		w.put(0, keyLogFormat, binary.BigEndian.AppendUint32(nil, logFormat))
-		if err := l.n.writeRep(w.bytes()); err != nil {
-			return err
-		}
-	} else if len(format) != 4 || binary.BigEndian.Uint32(format) != logFormat {
+	if format != nil && (len(format) != 4 || binary.BigEndian.Uint32(format) != logFormat) {
 		return fmt.Errorf("format %x, this release knows %d: %w", format, logFormat, ErrFormat)
 	}
 	first, err := l.end(logLo, logHi, 0)
@@ -170,8 +202,22 @@ func (l *Log) load() error {
 	if err != nil {
 		return err
 	}
+	if format == nil && last.index != 0 {
+		return fmt.Errorf("entries without a format: %w", ErrFormat)
+	}
+	if format == nil {
+		w := newRep(nil)
+		putLogFormat(&w)
+		if err := l.n.writeRep(w.bytes()); err != nil {
+			return err
+		}
+	}
 	l.setEnds(first, last)
 	return nil
+}
+
+func putLogFormat(w *rep) {
+	w.put(0, keyLogFormat, binary.BigEndian.AppendUint32(nil, logFormat))
 }
 
 // logEnd is the first or last record of a range.
@@ -316,24 +362,135 @@ func (l *Log) Bytes() uint64 {
 }
 
 // DeleteRange deletes the records from min to max, both included, whether
-// they exist or not, as one synced write. Its cost does not grow with their
-// number.
+// they exist or not, as one synced write, and removes the files that have
+// nothing else. Its cost does not grow with their number.
 func (l *Log) DeleteRange(min, max uint64) error {
-	if min > max {
-		return nil
-	}
 	if err := l.enter("delete from"); err != nil {
 		return err
 	}
 	defer l.pins.release()
+	files, err := l.deleteRange(min, max)
+	if err == nil && len(files) > 0 {
+		l.startDrop(files)
+	}
+	return err
+}
+
+// deleteRange writes the deletion, and returns the files without a live record.
+func (l *Log) deleteRange(lo, hi uint64) ([]string, error) {
 	l.writes.Lock()
 	defer l.writes.Unlock()
-	w := newRep(l.buf)
-	w.deleteRange(0, appendLogKey(nil, min), behind(max))
-	if err := l.n.writeRep(w.bytes()); err != nil {
-		return fmt.Errorf("storage: delete %d to %d from log: %w", min, max, err)
+	// Only what may exist: a deletion up to the end of the numbers would keep
+	// its own file from ever looking dead.
+	first, last, _ := l.Bounds()
+	lo, hi = max(lo, first), min(hi, last)
+	if last == 0 || lo > hi {
+		return nil, nil
 	}
-	return l.trim(min, max)
+	w := newRep(l.buf)
+	w.deleteRange(0, appendLogKey(nil, lo), behind(hi))
+	// Again, because the file with the row before may be removed.
+	putLogFormat(&w)
+	if err := l.n.writeRep(w.bytes()); err != nil {
+		return nil, fmt.Errorf("storage: delete %d to %d from log: %w", lo, hi, err)
+	}
+	if err := l.trim(lo, hi); err != nil || lo > first {
+		return nil, err
+	}
+	if hi == math.MaxUint64 {
+		return nil, nil
+	}
+	// Not the first record: behind a gap, it would make the file of this very
+	// deletion look dead, and with it the format row.
+	return l.dead(hi + 1), nil
+}
+
+// dropLeft removes what a crash between a deletion and its drop has left.
+func (l *Log) dropLeft() error {
+	first, last, _ := l.Bounds()
+	if last == 0 {
+		return nil
+	}
+	files := l.dead(first)
+	if len(files) == 0 {
+		return nil
+	}
+	w := newRep(nil)
+	putLogFormat(&w) // the newest one may be in such a file
+	if err := l.n.writeRep(w.bytes()); err != nil {
+		return err
+	}
+	l.startDrop(files)
+	return nil
+}
+
+// dead lists the files, oldest first, whose largest key is below that of an
+// index below which nothing is live. Such a file has no live record, no
+// format row that a deletion behind it has not repeated, and no deletion that
+// anything needs, if all older files go first. It must be called where no
+// append can bring an index below first back.
+func (l *Log) dead(first uint64) []string {
+	var (
+		bound = appendLogKey(nil, first)
+		names []string
+	)
+	// RocksDB lists the newest first, and lets go of the oldest only.
+	for _, f := range slices.Backward(l.n.db.GetLiveFilesMetaData()) {
+		if bytes.Compare(f.LargestKey, bound) >= 0 {
+			break
+		}
+		names = append(names, f.Name)
+	}
+	return names
+}
+
+// startDrop has the files removed in the background: each costs a sync, and a
+// truncation of a large log has many. The list is the newest, so it has
+// whatever an older one has left.
+func (l *Log) startDrop(files []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.garbage = files
+	if len(files) > 0 && !l.dropping {
+		l.dropping = true
+		l.drops.Add(1) // the caller's pin keeps Close from waiting already
+		go l.drop()
+	}
+}
+
+// drop removes files until there are no more, or the log is closed. What is
+// left goes after the next deletion or open, so a failure costs space only; a
+// disk that fails for good fails the next append.
+func (l *Log) drop() {
+	defer l.drops.Done()
+	for {
+		name, ok := l.nextGarbage()
+		if !ok {
+			return
+		}
+		err := l.n.deleteFile(name)
+		l.pins.release()
+		// A newer list may have been made before this goroutine went through
+		// the older one.
+		if err != nil && !strings.Contains(err.Error(), "File not found") {
+			l.log.Warn("a file of the Raft log that is not needed any more stays for now", "file", name, "error", err)
+			l.mu.Lock()
+			l.garbage = nil
+			l.mu.Unlock()
+		}
+	}
+}
+
+// nextGarbage takes a file and a pin; ok is false if there is nothing to do.
+func (l *Log) nextGarbage() (name string, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.garbage) == 0 || !l.pins.acquire() {
+		l.dropping = false
+		return "", false
+	}
+	name, l.garbage = l.garbage[0], l.garbage[1:]
+	return name, true
 }
 
 // trim moves the ends after a deletion.
@@ -394,6 +551,7 @@ func (l *Log) Close() error {
 			err = fmt.Errorf("storage: close log %s: %w", l.dir, errors.Join(ErrClosed, err))
 			return
 		}
+		l.drops.Wait() // it has no pin any more, so it is about to end
 		l.n.close()
 	})
 	return err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -56,6 +57,16 @@ func TestLogModel(t *testing.T) {
 			"delete middle":  func(rt *rapid.T) { m.deleteRange(rt, m.draw(rt, "min"), m.draw(rt, "max")) },
 			"delete nothing": func(rt *rapid.T) { m.deleteRange(rt, m.next, m.next+10) },
 			"reopen": func(rt *rapid.T) {
+				noErr(rt, m.l.Close())
+				m.open(rt)
+			},
+			// Into a file of its own, so that deletions find whole files to drop.
+			"flush": func(rt *rapid.T) { noErr(rt, m.l.n.flush()) },
+			"crash between a deletion and its drop": func(rt *rapid.T) {
+				hi := m.draw(rt, "max")
+				_, err := m.l.deleteRange(0, hi)
+				noErr(rt, err)
+				maps.DeleteFunc(m.want, func(i uint64, _ string) bool { return i <= hi })
 				noErr(rt, m.l.Close())
 				m.open(rt)
 			},
@@ -162,6 +173,114 @@ func TestLogBytes(t *testing.T) {
 	appendOne(t, l, 500, "12345")
 	want = 5
 	check("appended again")
+}
+
+// dataBytes is what a log's directory takes, without RocksDB's own LOG.
+func dataBytes(tb testing.TB, dir string) (total int64) {
+	tb.Helper()
+	for _, pattern := range []string{"*.sst", "*.log"} {
+		names, err := filepath.Glob(filepath.Join(dir, pattern))
+		must(tb, err)
+		for _, name := range names {
+			if fi, err := os.Stat(name); err == nil { // else removed meanwhile
+				total += fi.Size()
+			}
+		}
+	}
+	return total
+}
+
+// TestLogSpaceComesBack appends much more than is kept: the directory stays
+// small, although nothing is ever merged. A deletion to the end of the numbers
+// and one behind a gap must not hold files back.
+func TestLogSpaceComesBack(t *testing.T) {
+	const memtable, record, kept = 256 << 10, 8 << 10, 1 << 20
+	dir := t.TempDir()
+	o := LogOptions{NoSync: true, MemtableBytes: memtable}
+	l := openLog(t, dir, o)
+	var largest int64
+	index := uint64(0)
+	for i := range 8 << 10 {
+		index++
+		must(t, l.Append([]uint64{index}, [][]byte{make([]byte, record)}))
+		if i%64 == 63 {
+			must(t, l.DeleteRange(index-3, math.MaxUint64)) // as after a conflict
+			index -= 4
+			must(t, l.DeleteRange(0, index-kept/record))
+			index += 10 // a gap, as behind an installed snapshot
+			l.drops.Wait()
+			largest = max(largest, dataBytes(t, dir))
+		}
+		if i == 4<<10 {
+			must(t, l.Close())
+			l = openLog(t, dir, o)
+		}
+	}
+	// What is kept, a window of appends, and the memtables on their way.
+	if bound := int64(kept + 64*record + 3*logMemtables*memtable); largest > bound {
+		t.Errorf("the directory grew to %d bytes, more than %d; %d were written", largest, bound, 8<<10*record)
+	}
+	must(t, l.DeleteRange(0, math.MaxUint64))
+	must(t, l.n.flush())
+	appendOne(t, l, index+1, "x")
+	must(t, l.DeleteRange(0, index+1))
+	l.drops.Wait()
+	if left := dataBytes(t, dir); left > 2*memtable {
+		t.Errorf("an empty log takes %d bytes", left)
+	}
+}
+
+// TestLogDropKeepsWhatLives looks at single files: the newest dead file, the
+// oldest live one, and the one with the only format row.
+func TestLogDropKeepsWhatLives(t *testing.T) {
+	dir := t.TempDir()
+	l := openLog(t, dir, LogOptions{})
+	for i := range uint64(5) { // five files of ten
+		for j := range uint64(10) {
+			appendOne(t, l, i*10+j+1, "record")
+		}
+		must(t, l.n.flush())
+	}
+	count := func() int { return len(l.n.db.GetLiveFilesMetaData()) }
+	for _, c := range []struct {
+		delete uint64
+		files  int
+	}{{9, 5}, {10, 4}, {29, 3}, {30, 2}} {
+		must(t, l.DeleteRange(0, c.delete))
+		l.drops.Wait()
+		if n := count(); n != c.files {
+			t.Errorf("deleted up to %d: %d files, want %d", c.delete, n, c.files)
+		}
+	}
+	must(t, l.Close())
+	l = openLog(t, dir, LogOptions{})
+	if first, last, _ := l.Bounds(); first != 31 || last != 50 {
+		t.Errorf("bounds %d to %d, want 31 to 50", first, last)
+	}
+}
+
+// TestLogManyFiles starts so often that the files are merged in the background,
+// and still drops what is dead.
+func TestLogManyFiles(t *testing.T) {
+	l := openLog(t, t.TempDir(), LogOptions{NoSync: true})
+	for i := range uint64(logFilesMax + 10) {
+		appendOne(t, l, i+1, "record")
+		must(t, l.n.flush())
+	}
+	files := func() int { return len(l.n.db.GetLiveFilesMetaData()) }
+	for deadline := time.Now().Add(10 * time.Second); files() >= logFilesMax; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d files, and no merge", files())
+		}
+	}
+	must(t, l.DeleteRange(0, logFilesMax+9))
+	l.drops.Wait()
+	if n := files(); n > 1 {
+		t.Errorf("%d files for one record", n)
+	}
+	if _, ok, err := l.Get(logFilesMax + 10); !ok || err != nil {
+		t.Errorf("the last record: %v, %v", ok, err)
+	}
 }
 
 func TestLogErrors(t *testing.T) {

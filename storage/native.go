@@ -17,6 +17,7 @@ package storage
 // #cgo nocallback snip_rocksdb_version
 // #cgo noescape snip_crc
 // #cgo nocallback snip_crc
+// #include <stdlib.h>
 // #include "native.h"
 import "C"
 
@@ -276,6 +277,13 @@ func (n *native) writeRep(rep []byte) error {
 	var cErr *C.char
 	C.snip_write(n.rocks(), (*C.rocksdb_writeoptions_t)(handle(n.write)), bytePointer(rep), C.size_t(len(rep)), &cErr)
 	return cError(cErr)
+}
+
+// deleteFile removes a data file by the name that the list of live files has.
+func (n *native) deleteFile(name string) error {
+	c := C.CString(name)
+	defer C.free(unsafe.Pointer(c))
+	return cError(C.snip_delete_file(n.rocks(), c))
 }
 
 // Flags of a scan.

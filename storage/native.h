@@ -70,6 +70,11 @@ void snip_shared_set_table(snip_shared* s,
 void snip_options_extra(rocksdb_options_t* o, int avoid_flush_during_recovery,
                         int paranoid_file_checks);
 
+// snip_delete_file removes a data file with all that is in it: of level 0 the
+// oldest, or one below which there is no level with files. It returns NULL or
+// an error. The C interface has a call that keeps the error to itself.
+char* snip_delete_file(rocksdb_t* db, const char* name);
+
 // snip_rocksdb_version writes the version of the library that is linked, as
 // it says itself at run time: major, minor, patch.
 void snip_rocksdb_version(int* major, int* minor, int* patch);

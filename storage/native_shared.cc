@@ -11,12 +11,14 @@
 #endif
 
 #include <rocksdb/cache.h>
+#include <rocksdb/db.h>
 #include <rocksdb/options.h>
 #include <rocksdb/rate_limiter.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_buffer_manager.h>
 
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -30,11 +32,14 @@ using ROCKSDB_NAMESPACE::Options;
 using ROCKSDB_NAMESPACE::RateLimiter;
 using ROCKSDB_NAMESPACE::WriteBufferManager;
 
-// These two repeat RocksDB's db/c.cc word for word, where the types are
+// These repeat RocksDB's db/c.cc word for word, where the types are
 // opaque to users of the C interface. The major version is checked above and,
 // against the library that is really linked, when the process starts.
 struct rocksdb_options_t {
   Options rep;
+};
+struct rocksdb_t {
+  ROCKSDB_NAMESPACE::DB* rep;
 };
 struct rocksdb_block_based_table_options_t {
   BlockBasedTableOptions rep;
@@ -95,6 +100,11 @@ void snip_options_extra(rocksdb_options_t* o, int avoid_flush_during_recovery,
                         int paranoid_file_checks) {
   o->rep.avoid_flush_during_recovery = avoid_flush_during_recovery != 0;
   o->rep.paranoid_file_checks = paranoid_file_checks != 0;
+}
+
+char* snip_delete_file(rocksdb_t* db, const char* name) {
+  auto status = db->rep->DeleteFile(name);
+  return status.ok() ? nullptr : strdup(status.ToString().c_str());
 }
 
 void snip_rocksdb_version(int* major, int* minor, int* patch) {
