@@ -89,6 +89,9 @@ func (b *ballast) remove() {
 	}
 }
 
+// lowMark is the low-water mark of the node on the small disk.
+const lowMark = 32 << 20
+
 // onSmallDisk starts three nodes of which one has its data on a disk of its
 // own, and the others a low-water mark that they never reach.
 func onSmallDisk(t *testing.T, bytes int, args ...string) (c *proctest.Cluster, small *proctest.Node, disk string) {
@@ -99,7 +102,7 @@ func onSmallDisk(t *testing.T, bytes int, args ...string) (c *proctest.Cluster, 
 			return nil
 		}
 		n.Dir = filepath.Join(disk, "n1")
-		return []string{"--disk-low-bytes", "32MiB"}
+		return []string{"--disk-low-bytes", fmt.Sprint(lowMark)}
 	}})
 	small = c.Nodes[0]
 	return c, small, disk
@@ -198,7 +201,20 @@ func TestLeaderOnAFullDiskRefusesWritesAndRecovers(t *testing.T) {
 	})
 	f.report(t, "until the disk was low", time.Since(filled))
 	least := freeBytes(t, disk)
-	t.Logf("%d KiB are free; the mark is at 32 MiB", least>>10)
+	t.Logf("%d KiB are free; the mark is at %d KiB", least>>10, lowMark>>10)
+	if least < lowMark/2 {
+		t.Errorf("%d bytes are left of the %d that the mark keeps back", least, lowMark)
+	}
+	// Many at once are refused a little above the mark, for what is on its way.
+	// What brings the disk below it is somebody else.
+	full.grow(lowMark - 1<<20)
+	proctest.Eventually(t, 10*time.Second, "the smallest write is refused", func() error {
+		answer, err := leader.Do(context.Background(), http.MethodPut, docs+"/small", map[string]any{"content": "x"})
+		if err == nil && answer.Problem().Reason != "disk_low" {
+			err = fmt.Errorf("status %d", answer.Status)
+		}
+		return err
+	})
 
 	for _, n := range c.Nodes {
 		// Wherever it comes in.
