@@ -145,7 +145,7 @@ func newNode(o Options, p Parts) (_ *Node, err error) {
 	n.gates = newGates(o, p, n.met, func() uint64 { return n.applyGap() })
 	n.props = newProposer(n)
 	n.reads = newReadGate(n)
-	n.installs = &installWatch{snaps: p.Snapshots, applied: p.StateMachine.Applied, fatal: o.Fatal}
+	n.installs = &installWatch{snaps: p.Snapshots, logs: n.logs, applied: p.StateMachine.Applied, fatal: o.Fatal}
 	return n, n.met.register()
 }
 

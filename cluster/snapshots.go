@@ -101,23 +101,48 @@ func snapshotAge(m *raft.SnapshotMeta, now time.Time) time.Duration {
 	return max(0, now.Sub(time.UnixMilli(ms)))
 }
 
-// watchedFSM counts the snapshots that Raft installs.
+// watchedFSM looks at the snapshots that Raft installs.
 type watchedFSM struct {
 	raft.BatchingFSM
 	watch *installWatch
 }
 
 // Restore is Raft's, when a leader sent a snapshot.
+//
+// The library never compares the snapshot with what is applied already (raft.go,
+// installSnapshot): an InstallSnapshot that was held up in the network for a
+// while would roll the state back. To an error here Raft changes nothing.
 func (f *watchedFSM) Restore(rc io.ReadCloser) error {
+	applied, _ := f.watch.applied()
+	if index, ok := snapshotIndexOf(rc); ok && index < applied {
+		return fmt.Errorf("cluster: the snapshot at %d came too late: %d is applied", index, applied)
+	}
 	f.watch.count()
 	return f.BatchingFSM.Restore(rc)
 }
 
+// snapshotIndexOf asks a snapshot's reader which snapshot it reads, through
+// the wrappers that Raft puts around it.
+func snapshotIndexOf(rc io.ReadCloser) (uint64, bool) {
+	for {
+		if s, ok := rc.(interface{ SnapshotIndex() uint64 }); ok {
+			return s.SnapshotIndex(), true
+		}
+		w, ok := rc.(raft.ReadCloserWrapper)
+		if !ok {
+			return 0, false
+		}
+		rc = w.WrappedReadCloser()
+	}
+}
+
 // installWatch ends the process when the same snapshot is installed again and
-// again without progress: hashicorp/raft #697, a log that conflicts with the
-// snapshot and is never dropped. The start-up check drops it.
+// again without progress, because the log conflicts with it: hashicorp/raft #697
+// never drops such a log. The start-up check does. An install that is only
+// repeated, because the leader's answer got lost on a slow link, is no reason.
 type installWatch struct {
 	snaps   raft.SnapshotStore
+	logs    raft.LogStore
 	applied func() (index, term uint64)
 	fatal   func(error)
 
@@ -131,13 +156,18 @@ func (w *installWatch) count() {
 	if err != nil || m == nil {
 		return
 	}
+	var at raft.Log
+	conflict := w.logs.GetLog(m.Index, &at) == nil && at.Term != m.Term
 	applied, _ := w.applied()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if m.Index != w.index || applied > m.Index {
+	if m.Index != w.index || applied > m.Index || !conflict {
 		w.index, w.times = m.Index, 0
 	}
+	if !conflict {
+		return
+	}
 	if w.times++; w.times >= installLimit {
-		w.fatal(fmt.Errorf("cluster: the snapshot at index %d was installed %d times without progress: restart the process, which drops the log that conflicts with it", m.Index, w.times))
+		w.fatal(fmt.Errorf("cluster: the snapshot at index %d was installed %d times, and the log conflicts with it: restart the process, which drops that log", m.Index, w.times))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -78,24 +79,81 @@ func TestAFollowerThatWasAwayGetsASnapshot(t *testing.T) {
 
 func TestTheSameInstallAgainAndAgainIsFatal(t *testing.T) {
 	d := newDisk(t)
+	d.logs(1, 8, 1, raft.LogCommand) // of another term than the snapshot: it conflicts
 	d.snapshot(8, 2, 8)
-	var fatal error
-	w := &installWatch{snaps: d.parts.Snapshots, applied: d.sm.Applied, fatal: func(err error) { fatal = err }}
-	f := &watchedFSM{BatchingFSM: d.sm, watch: w}
+	f, fatal := d.watched()
 	for i := range installLimit {
-		if fatal != nil {
-			t.Fatalf("fatal after %d installs: %v", i, fatal)
+		if *fatal != nil {
+			t.Fatalf("fatal after %d installs: %v", i, *fatal)
 		}
-		_, rc, err := d.parts.Snapshots.Open(mustNewest(t, d.parts.Snapshots).ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Restore(rc); err != nil {
-			t.Fatal(err)
-		}
+		d.install(f)
 	}
-	if fatal == nil {
-		t.Error("three installs of one snapshot passed")
+	if *fatal == nil {
+		t.Error("three installs of one snapshot over a log that conflicts passed")
+	}
+}
+
+// A snapshot that a slow link brings again and again does no harm.
+func TestARepeatedInstallWithoutConflictIsNone(t *testing.T) {
+	d := newDisk(t)
+	d.snapshot(8, 2, 8)
+	f, fatal := d.watched()
+	for range 2 * installLimit {
+		d.install(f)
+	}
+	if *fatal != nil {
+		t.Errorf("fatal: %v", *fatal)
+	}
+}
+
+// indexed is a snapshot's reader that says its index, inside a wrapper like Raft's.
+type indexed struct {
+	io.ReadCloser
+	index uint64
+}
+
+func (r indexed) SnapshotIndex() uint64 { return r.index }
+
+type wrapped struct{ io.ReadCloser }
+
+func (w wrapped) WrappedReadCloser() io.ReadCloser { return w.ReadCloser }
+
+// An InstallSnapshot that comes late must not roll the state back.
+func TestALateInstallIsRefused(t *testing.T) {
+	d := newDisk(t)
+	d.snapshot(8, 2, 8)
+	f, _ := d.watched()
+	d.install(f)
+	d.sm.s.Index = 11
+	_, rc, err := d.parts.Snapshots.Open(mustNewest(t, d.parts.Snapshots).ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	if err := f.Restore(wrapped{indexed{rc, 8}}); err == nil {
+		t.Error("the state went back from 11 to 8")
+	}
+	if a, _ := d.sm.Applied(); a != 11 {
+		t.Errorf("the state is at %d", a)
+	}
+}
+
+// watched is the state machine as Raft gets it.
+func (d *disk) watched() (*watchedFSM, *error) {
+	var fatal error
+	w := &installWatch{snaps: d.parts.Snapshots, logs: d.parts.Log, applied: d.sm.Applied, fatal: func(err error) { fatal = err }}
+	return &watchedFSM{BatchingFSM: d.sm, watch: w}, &fatal
+}
+
+// install restores the newest snapshot as Raft does.
+func (d *disk) install(f *watchedFSM) {
+	d.t.Helper()
+	_, rc, err := d.parts.Snapshots.Open(mustNewest(d.t, d.parts.Snapshots).ID)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if err := f.Restore(rc); err != nil {
+		d.t.Fatal(err)
 	}
 }
 

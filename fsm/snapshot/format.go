@@ -62,6 +62,8 @@ var (
 	ErrCorrupt = errors.New("the snapshot is damaged or incomplete")
 	// ErrCluster: the snapshot is another cluster's.
 	ErrCluster = errors.New("the snapshot belongs to another cluster")
+	// ErrOutdated: a newer snapshot was received while this one was taken.
+	ErrOutdated = errors.New("a newer snapshot has been received meanwhile")
 	// ErrSpace: the disk has no room for the files that the stream announces.
 	ErrSpace = errors.New("not enough free disk space for the snapshot")
 	// ErrNotFound: no snapshot has that id.

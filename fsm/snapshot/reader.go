@@ -133,6 +133,10 @@ func newReader(s *Store, m *metaFile) (*Reader, error) {
 // Meta says what is read.
 func (r *Reader) Meta() Meta { return r.meta.public() }
 
+// SnapshotIndex is the index of the snapshot that is read. Package cluster asks
+// for it by this method, because it must not import this package.
+func (r *Reader) SnapshotIndex() uint64 { return r.meta.Raft.Index }
+
 // Read implements io.Reader.
 func (r *Reader) Read(p []byte) (int, error) {
 	r.mu.Lock()

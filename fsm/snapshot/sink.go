@@ -172,6 +172,9 @@ func (s *Sink) publish() error {
 	}
 	s.store.mu.Lock()
 	defer s.store.mu.Unlock()
+	if err := s.outdated(); err != nil {
+		return err
+	}
 	if err := os.Rename(s.tmp, filepath.Join(s.store.dir, s.ID())); err != nil {
 		return fmt.Errorf("snapshot: publish %s: %w", s.ID(), err)
 	}
@@ -184,6 +187,26 @@ func (s *Sink) publish() error {
 	s.store.log.Info("snapshot stored", "id", s.ID(), "index", s.meta.Raft.Index, "term", s.meta.Raft.Term,
 		"files", len(s.meta.Files), "bytes", s.meta.Raft.Size, "received", s.recv != nil)
 	s.store.reap(s.ID())
+	return nil
+}
+
+// outdated refuses a snapshot of this node's own that a received one has
+// overtaken: raft would take its index for the newest (takeSnapshot sets
+// lastSnapshot without a look), and the log would end before the state. The
+// store's lock is held.
+func (s *Sink) outdated() error {
+	if s.recv != nil {
+		return nil
+	}
+	metas, err := s.store.metas()
+	if err != nil {
+		return err
+	}
+	for _, m := range metas {
+		if m.Raft.Index > s.meta.Raft.Index {
+			return fmt.Errorf("snapshot: publish %s: %w: %s is there", s.ID(), ErrOutdated, m.Raft.ID)
+		}
+	}
 	return nil
 }
 

@@ -208,6 +208,36 @@ func TestReceiveInAnyPieces(t *testing.T) {
 	}
 }
 
+// late receives a snapshot that another store took.
+func late(t *testing.T, s *Store, index, term uint64) string {
+	t.Helper()
+	other := newStore(t, t.TempDir(), Options{})
+	sink, err := receive(t, s, index, term, streamOf(t, other, take(t, other, index, term, checkpoint())), 1<<16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sink.ID()
+}
+
+// A snapshot of the node's own that a received one has overtaken is refused:
+// raft would believe that it is the newest.
+func TestOutdatedIsRefused(t *testing.T) {
+	s := newStore(t, t.TempDir(), Options{})
+	dir := s.Scratch()
+	writeDir(t, dir, checkpoint())
+	own := create(t, s, 2398, 5)
+	if err := own.Adopt(dir, "cluster-1"); err != nil {
+		t.Fatal(err)
+	}
+	received := late(t, s, 2409, 5)
+	if err := own.Close(); !errors.Is(err, ErrOutdated) {
+		t.Errorf("Close: %v", err)
+	}
+	if got := names(t, s.Dir()); !slices.Equal(got, []string{received}) {
+		t.Errorf("the store holds %v", got)
+	}
+}
+
 func TestRetainOne(t *testing.T) {
 	s := newStore(t, t.TempDir(), Options{})
 	first := take(t, s, 10, 2, checkpoint())
@@ -215,7 +245,7 @@ func TestRetainOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := take(t, s, 9, 3, checkpoint()) // a later term is newer, whatever the index
+	second := late(t, s, 9, 3) // a later term is newer, whatever the index
 	if got := names(t, s.Dir()); !slices.Equal(got, []string{first, second}) {
 		t.Errorf("while the old one is read: %v", got)
 	}
@@ -236,11 +266,11 @@ func TestRetainOne(t *testing.T) {
 		t.Errorf("the store holds %v", got)
 	}
 	// An older one, received late, stays for its maker until the next.
-	late := take(t, s, 50, 3, checkpoint())
+	older := late(t, s, 50, 3)
 	if list, err := s.List(); err != nil || len(list) != 2 || list[0].ID != third {
 		t.Errorf("List: %v %v", list, err)
 	}
-	if _, r, err = s.Open(late); err != nil {
+	if _, r, err = s.Open(older); err != nil {
 		t.Fatal(err)
 	}
 	_ = r.Close()
