@@ -290,11 +290,13 @@ func (t *trial) final(ctx context.Context, f *failure) *Error {
 	}
 	// An earlier attempt that may have been applied makes the outcome of the
 	// call unknown, unless the state machine itself refused: it looks at the
-	// key first, so the earlier attempt had not been applied before.
+	// key first, so the earlier attempt had not been applied before, and its
+	// refusal is what a late one gets. write_conflict is of one attempt only and
+	// leaves no row under the key: an earlier attempt may still be applied.
 	refused := false
 	switch e.Status {
 	case http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed, http.StatusUnprocessableEntity:
-		refused = e.Problem.Code != "" && !f.partial
+		refused = e.Problem.Code != "" && !f.partial && e.Problem.Code != wire.CodeWriteConflict
 	}
 	switch {
 	case t.maybe && !refused:

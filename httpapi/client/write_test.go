@@ -252,6 +252,25 @@ func TestARefusalOfTheStateMachineIsFinalAndDefinite(t *testing.T) {
 	}
 }
 
+// write_conflict is of one attempt, and leaves no row under the key: what an
+// attempt before it did stays unknown.
+func TestAWriteConflictAfterALostAnswerIsUnknown(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	var n atomic.Int32
+	c.setHook(func(node *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
+		if n.Add(1) == 1 {
+			reset(w)
+			return true
+		}
+		node.problem(w, wire.CodeWriteConflict, OutcomeNotApplied, 0)
+		return true
+	})
+	cl := c.client(func(o *Options) { o.MaxAttempts = 2 })
+	if _, _, err := cl.PutDocument(t.Context(), "c", "d", content("x")); CodeOf(err) != wire.CodeWriteConflict || !OutcomeUnknown(err) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestAHangingNodeCostsOneAttemptOnly(t *testing.T) {
 	c := newFakeCluster(t, 2)
 	cl := c.client(func(o *Options) { o.AttemptTimeout = 150 * time.Millisecond })
