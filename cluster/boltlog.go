@@ -12,7 +12,7 @@ import (
 // the file: long enough for one that is just ending.
 const boltLockTimeout = 5 * time.Second
 
-// OpenBoltLog opens a Raft log in a bolt file, the first log store of snipdb.
+// OpenBoltLog opens a Raft log in a bolt file.
 // One append is two fsyncs, against one of the log on RocksDB.
 func OpenBoltLog(path string) (LogStore, error) {
 	store, err := openBolt(path)

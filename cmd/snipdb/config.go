@@ -113,7 +113,7 @@ func (c *Config) registerRaft(f *pflag.FlagSet) {
 	f.DurationVar(&c.PromoteAfter, "promote-after", 3*time.Second, "how long a new node must have kept up before it may vote")
 	f.DurationVar(&c.LogWriteLimit, "log-write-limit", 10*time.Second, "a node whose log takes longer than this for one write ends itself")
 	f.BoolVar(&c.GroupCommit, "group-commit", true, "let writes that wait travel together; off is for measurements")
-	f.StringVar(&c.LogStore, "log-store", logStoreBolt, "what keeps the Raft log: bolt or rocksdb")
+	f.StringVar(&c.LogStore, "log-store", logStoreRocksDB, "what keeps the Raft log: rocksdb or bolt")
 	c.SnapshotLogBytes = 128 << 20
 	f.Var(&c.SnapshotLogBytes, "snapshot-log-bytes", "take a snapshot when the log has grown by this much")
 	c.TrailingLogBytes = 64 << 20

@@ -26,9 +26,9 @@ const (
 // differ: the state is not replayed, it is there.
 func BenchmarkRestart(b *testing.B) {
 	for name, args := range map[string][]string{
-		"whole-log":      {"--snapshot-log-bytes", "10GiB"},
-		"cut-log":        {"--snapshot-log-bytes", "8MiB", "--trailing-log-bytes", "1MiB", "--snapshot-check-interval", "200ms"},
-		"log-in-rocksdb": {"--snapshot-log-bytes", "10GiB", "--log-store", "rocksdb"},
+		"whole-log":   {"--snapshot-log-bytes", "10GiB"},
+		"cut-log":     {"--snapshot-log-bytes", "8MiB", "--trailing-log-bytes", "1MiB", "--snapshot-check-interval", "200ms"},
+		"log-in-bolt": {"--snapshot-log-bytes", "10GiB", "--log-store", "bolt"},
 	} {
 		b.Run(name, func(b *testing.B) {
 			n := proctest.Start(b, proctest.Options{Nodes: 1, Args: args}).Nodes[0]

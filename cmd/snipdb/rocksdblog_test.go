@@ -1,7 +1,9 @@
 package main
 
 import (
+	"io"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/snipdb/snipdb/cluster"
@@ -47,5 +49,48 @@ func TestLogsMigrateBothWays(t *testing.T) {
 	}
 	if n, err := cluster.MigrateLog(rocks, back); n != last-first+1 || err != nil {
 		t.Fatalf("rocksdb to bolt: %d entries, %v", n, err)
+	}
+}
+
+// TestTheOtherLogIsRefused: a node must not begin an empty log beside the one
+// that it has, and says how to go on.
+func TestTheOtherLogIsRefused(t *testing.T) {
+	for _, c := range [][2]string{{logStoreBolt, logStoreRocksDB}, {logStoreRocksDB, logStoreBolt}} {
+		have, wished := c[0], c[1]
+		dir, err := openDataDir(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = dir.close() })
+		open := func() {
+			t.Helper()
+			store, err := dir.openLog(have)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := store.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		open()
+		store, err := dir.openLog(wished)
+		if err == nil {
+			_ = store.Close()
+			t.Fatalf("%s was opened beside %s", wished, have)
+		}
+		for _, want := range []string{"snipdb migrate-log --to " + wished, "--log-store " + have} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q is not in %q", want, err)
+			}
+		}
+		if exists(dir.logPath(wished)) {
+			t.Errorf("the refusal has made %s", dir.logPath(wished))
+		}
+		open()
+		if err := migrateLog(dir, wished, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		have = wished
+		open()
 	}
 }
