@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/snipdb/snipdb/cluster/contract"
 	"github.com/snipdb/snipdb/storage/failpoint"
@@ -105,16 +106,52 @@ func (n *Node) bootstrapRaft(ctx context.Context, servers []claimServer) error {
 	if err := n.startRaft(); err != nil {
 		return err
 	}
-	r := n.raft.Load()
-	var c raft.Configuration
-	for _, s := range servers {
-		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Addr)})
-	}
-	if err := wait(ctx, r.BootstrapCluster(c)); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+	if err := wait(ctx, n.raft.Load().BootstrapCluster(founders(servers))); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
 		return fmt.Errorf("cluster: bootstrap raft: %w", err)
 	}
 	failpoint.Hit(failpoint.BootstrapAfter)
 	n.electSelf(ctx)
+	return nil
+}
+
+// founders is the first configuration.
+func founders(servers []claimServer) raft.Configuration {
+	var c raft.Configuration
+	for _, s := range servers {
+		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Addr)})
+	}
+	return c
+}
+
+// finishBootstrap ends a bootstrap that was cut off in the middle. The
+// library's is two writes: the term 1, and then the configuration as the first
+// entry. After a crash between them it takes the term for a sign of an older
+// life and refuses to bootstrap; the node would stand for election for ever,
+// in a configuration of nobody, and the founders that gave it their word would
+// wait for it. It is called before Raft runs, with a claim that is on disk.
+//
+// Why it is safe: with an empty log and no snapshot this node has acknowledged
+// nothing, and no other founder has a configuration until this node sends it
+// one. The entry is the one that the library would have written, so that to
+// write it in a later term, or in a second attempt, makes no difference.
+func (n *Node) finishBootstrap(servers []claimServer) error {
+	term, err := n.stable.GetUint64(keyCurrentTerm)
+	if err != nil && err.Error() != raftboltdb.ErrKeyNotFound.Error() {
+		return fmt.Errorf("cluster: finish the bootstrap: read the term: %w", err)
+	}
+	last, err := n.logs.LastIndex()
+	if err != nil {
+		return fmt.Errorf("cluster: finish the bootstrap: %w", err)
+	}
+	snap, err := newestSnapshot(n.p.Snapshots)
+	if err != nil || term == 0 || last > 0 || snap != nil {
+		return err
+	}
+	n.log.Warn("the last start was cut off in the middle of its bootstrap; finishing it", "voters", len(servers))
+	entry := &raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(founders(servers))}
+	if err := n.logs.StoreLog(entry); err != nil {
+		return fmt.Errorf("cluster: finish the bootstrap: %w", err)
+	}
 	return nil
 }
 

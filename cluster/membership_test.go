@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -332,7 +333,18 @@ func TestADeadNodeIsUnreachableWithinASecond(t *testing.T) {
 
 // TestABootstrapSurvivesTheClaimer: the node that forms the cluster dies
 // after it wrote its claim down, and comes back.
-func TestABootstrapSurvivesTheClaimer(t *testing.T) {
+func TestABootstrapSurvivesTheClaimer(t *testing.T) { testCutBootstrap(t, 0) }
+
+// The library writes its first term before its first entry, and after a crash
+// between the two refuses to bootstrap for ever.
+func TestABootstrapSurvivesACrashBehindItsTerm(t *testing.T) { testCutBootstrap(t, 1) }
+
+// So does one that has stood for election since, in a configuration of nobody.
+func TestABootstrapSurvivesElectionsOfNobody(t *testing.T) { testCutBootstrap(t, 7) }
+
+// testCutBootstrap starts a node that has claimed a cluster and, if term is
+// not 0, begun to bootstrap it.
+func testCutBootstrap(t *testing.T, term uint64) {
 	c := newTestCluster(t)
 	n1 := c.start("n1", 3, "n1", "n2", "n3") // alone it can do nothing
 	servers := []claimServer{{"n1", n1.mux.addr()}}
@@ -351,6 +363,15 @@ func TestABootstrapSurvivesTheClaimer(t *testing.T) {
 	}
 	if err := id.close(); err != nil {
 		t.Fatal(err)
+	}
+	if term > 0 {
+		votes, err := openStableStore(filepath.Join(n1.dir, stableFile), stableStoreOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(votes.SetUint64(keyCurrentTerm, term), votes.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	c.start("n1", 3, "n1", "n2", "n3")
 	c.allReady()

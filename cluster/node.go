@@ -189,7 +189,9 @@ func (n *Node) start(ctx context.Context) error {
 	switch {
 	case len(rec.Pending) > 0:
 		// A crash between the claim and the end of the bootstrap: go on with it.
-		err = n.bootstrapRaft(ctx, rec.Pending)
+		if err = n.finishBootstrap(rec.Pending); err == nil {
+			err = n.bootstrapRaft(ctx, rec.Pending)
+		}
 	case hasState, rec.Founder:
 		if err = n.startRaft(); err == nil && n.alone() {
 			n.electSelf(ctx)

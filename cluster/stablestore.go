@@ -12,8 +12,9 @@ import (
 	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
-// raft's names of the vote, from hashicorp/raft raft.go.
+// raft's names of term and vote, from hashicorp/raft raft.go.
 var (
+	keyCurrentTerm  = []byte("CurrentTerm")
 	keyLastVoteTerm = []byte("LastVoteTerm")
 	keyLastVoteCand = []byte("LastVoteCand")
 	// keyVote is ours: both in one row.
