@@ -63,7 +63,7 @@ func importMany(b *testing.B, n *proctest.Node) {
 		for i := first; i < first+200; i++ {
 			content := make([]string, restartSnippets)
 			for s := range content {
-				content[s] = strings.Repeat(fmt.Sprintf("document %d snippet %d ", i, s), 8)
+				content[s] = strings.Repeat(fmt.Sprintf("document %d snippet %d ", i, s), 26)
 			}
 			if err := encoder.Encode(map[string]any{"id": fmt.Sprintf("d-%d", i), "content": content}); err != nil {
 				b.Fatal(err)
