@@ -38,6 +38,7 @@ var (
 
 var (
 	formFirst         = drive{name: "first-node-forms-cluster", nodes: 3, args: wholeLog, former: 1}
+	formAlone         = drive{name: "single-node-forms-cluster", nodes: 1, args: wholeLog, former: 1}
 	formSecond        = drive{name: "second-node-forms-cluster", nodes: 3, args: wholeLog, former: 2}
 	leaderUnderLoad   = drive{name: "leader", nodes: 3, args: wholeLog, kill: killLeader}
 	followerUnderLoad = drive{name: "follower", nodes: 3, args: wholeLog, kill: killFollower}
@@ -180,9 +181,7 @@ func killInRecovery(c *crash) *proctest.Node {
 // killJoiner adds a fourth node, which dies while it joins.
 func killJoiner(c *crash) *proctest.Node {
 	n := c.AddNode("n4")
-	// Its identity file is written when it is new, and then when it is taken in.
-	hit := map[failpoint.Name]int{failpoint.IdentityAfterRename: 2, failpoint.JoinTakenIn: 1}[c.result.point]
-	c.arm(n, c.result.point, hit)
+	c.arm(n, c.result.point, c.result.hit)
 	n.Start()
 	return c.fall(n, c.result.point)
 }

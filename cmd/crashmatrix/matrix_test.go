@@ -27,9 +27,10 @@ func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }
 
 // row is one line of the matrix.
 type row struct {
-	// point is where the node is killed, at a hit from 1 to within, by the seed.
-	point  failpoint.Name
-	within int
+	// point is where the node is killed: at hit number at, or, by the seed, at
+	// one from 1 to within. Both 0 is the first hit.
+	point      failpoint.Name
+	at, within int
 	// before is the point at which it is killed first, in drives whose second
 	// crash is in the middle of the recovery from the first.
 	before failpoint.Name
@@ -59,10 +60,14 @@ var matrix = []row{
 	{point: failpoint.ClaimAfter, drive: formFirst},
 	{point: failpoint.LogStoreBefore, drive: formFirst},
 	{point: failpoint.LogStoreAfter, drive: formFirst},
+	{point: failpoint.TermAfter, drive: formFirst},
 	{point: failpoint.BootstrapAfter, drive: formFirst},
 	{point: failpoint.VoteBetween, drive: formFirst},
 	{point: failpoint.FoundingEnd, drive: formFirst},
 	{point: failpoint.FoundingEnd, drive: formSecond},
+	{point: failpoint.ClaimAfter, drive: formAlone},
+	{point: failpoint.LogStoreBefore, drive: formAlone},
+	{point: failpoint.LogStoreAfter, drive: formAlone},
 
 	// Writes.
 	{point: failpoint.ProposeBefore, within: 60, drive: leaderUnderLoad},
@@ -118,7 +123,8 @@ var matrix = []row{
 	{point: failpoint.InstallAfterRename, drive: install},
 	{point: failpoint.PointerBeforeRename, drive: install},
 	{point: failpoint.PointerAfterRename, drive: install, quick: true},
-	{point: failpoint.PointerAfterRename, drive: installIntoWiped},
+	// Its first hit is the birth of the empty database.
+	{point: failpoint.PointerAfterRename, at: 2, drive: installIntoWiped},
 	{point: failpoint.SwapBefore, drive: install},
 	{point: failpoint.SwapAfter, drive: install},
 	{point: failpoint.RetireBefore, drive: install},
@@ -138,7 +144,8 @@ var matrix = []row{
 
 	// Members come and processes go.
 	{point: failpoint.JoinTakenIn, drive: joining},
-	{point: failpoint.IdentityAfterRename, drive: joining},
+	// Its first hit is the birth of the node.
+	{point: failpoint.IdentityAfterRename, at: 2, drive: joining},
 	{point: failpoint.MemberChange, drive: takingIn},
 	{point: failpoint.HandOverBefore, drive: stopping},
 	{point: failpoint.HandOverAfter, drive: stopping},

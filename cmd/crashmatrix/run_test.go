@@ -51,7 +51,7 @@ const mixer = 0x9e3779b97f4a7c15
 
 // run is one row.
 func run(t *testing.T, s settings, r *result) {
-	r.hit = 1
+	r.hit = max(r.at, 1)
 	if r.within > 1 {
 		r.hit += rand.New(rand.NewPCG(r.seed, mixer)).IntN(r.within)
 	}
