@@ -3,11 +3,13 @@ package crashmatrix
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/snipdb/snipdb/cmd/proctest"
+	"github.com/snipdb/snipdb/httpapi/wire"
 	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
@@ -22,6 +24,14 @@ type drive struct {
 	former int
 	// wipe empties the directory of a node that is away.
 	wipe bool
+	// still lets no client write from the moment a node that was away starts
+	// until it is ready again. If they go on, the leader's log is cut again
+	// meanwhile, and another snapshot heals whatever the crash did.
+	still bool
+	// moved gives the leadership to another node before the dead one starts: a
+	// leader that was sending a snapshot sends it again, and heals as well; a
+	// new one believes the node that it has what its snapshot has.
+	moved bool
 	// kill brings a node to the point and returns it, dead. The load runs.
 	kill func(c *crash) *proctest.Node
 }
@@ -49,9 +59,10 @@ var (
 	expiring          = drive{name: "follower-with-full-idempotency", nodes: 3, args: wholeLog,
 		values: string(failpoint.ExpireMaxRows) + "=set(600)", kill: killExpiring}
 	election         = drive{name: "election", nodes: 3, args: wholeLog, kill: killInElection}
-	install          = drive{name: "install", nodes: 3, args: smallLog, kill: killInInstall}
+	install          = drive{name: "install", nodes: 3, args: smallLog, still: true, kill: killInInstall}
 	installIntoWiped = drive{name: "install-into-empty", nodes: 3, args: smallLog, wipe: true, kill: killInInstall}
-	installTwice     = drive{name: "recovery", nodes: 3, args: smallLog, kill: killInRecovery}
+	installThenMoved = drive{name: "install-then-another-leads", nodes: 3, args: smallLog, still: true, moved: true, kill: killInInstall}
+	installTwice     = drive{name: "recovery", nodes: 3, args: smallLog, still: true, moved: true, kill: killInRecovery}
 	joining          = drive{name: "join", nodes: 3, args: wholeLog, kill: killJoiner}
 	takingIn         = drive{name: "leader-takes-in", nodes: 3, args: wholeLog, kill: killTakingIn}
 	stopping         = drive{name: "leader-stops", nodes: 3, args: wholeLog, kill: killStopping}
@@ -156,6 +167,9 @@ func (c *crash) away() *proctest.Node {
 	if c.result.drive.wipe {
 		n.Wipe()
 	}
+	if c.result.drive.still {
+		c.resume = c.load.pause()
+	}
 	return n
 }
 
@@ -176,6 +190,24 @@ func killInRecovery(c *crash) *proctest.Node {
 	c.arm(n, c.result.point, 1)
 	n.Start()
 	return c.fall(n, c.result.point)
+}
+
+// move gives the leadership to the other node that lives.
+func (c *crash) move(dead *proctest.Node) {
+	c.t.Helper()
+	old := c.Leader()
+	for _, n := range c.Nodes {
+		if n != dead && n != old {
+			old.Must(http.StatusOK, http.MethodPost, "/v1/cluster/transfer-leader", wire.TransferInput{To: n.ID}, nil)
+			proctest.Eventually(c.t, fallWait, n.ID+" leads", func() error {
+				if role := n.Role(); role != "leader" {
+					return errors.New(role)
+				}
+				return nil
+			})
+			return
+		}
+	}
 }
 
 // killJoiner adds a fourth node, which dies while it joins.

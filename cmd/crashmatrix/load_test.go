@@ -44,9 +44,12 @@ type document struct {
 // the collection, and an operation that is lost or applied twice makes another.
 type load struct {
 	cluster *proctest.Cluster
-	nodes   int // of the cluster that the clients talk to
-	stop    chan struct{}
+	nodes   int           // of the cluster that the clients talk to
+	stop    chan struct{} // closed: begin nothing more
+	over    chan struct{} // closed: the row has ended, give up
 	wg      sync.WaitGroup
+	// gate is held for reading by an operation, and for writing by a pause.
+	gate sync.RWMutex
 
 	mu       sync.Mutex // guards what follows
 	want     map[string]document
@@ -57,7 +60,7 @@ type load struct {
 }
 
 func startLoad(c *proctest.Cluster, seed uint64) *load {
-	l := &load{cluster: c, nodes: len(c.Nodes), stop: make(chan struct{}), want: map[string]document{}}
+	l := &load{cluster: c, nodes: len(c.Nodes), stop: make(chan struct{}), over: make(chan struct{}), want: map[string]document{}}
 	for id := range clients {
 		w := &client{load: l, name: fmt.Sprintf("c%d", id), random: rand.New(rand.NewPCG(seed, mixer+uint64(id)))}
 		l.wg.Go(w.run)
@@ -65,13 +68,23 @@ func startLoad(c *proctest.Cluster, seed uint64) *load {
 	return l
 }
 
-func (l *load) stopped() bool {
+func (l *load) stopped() bool { return closed(l.stop) || closed(l.over) }
+
+func closed(c chan struct{}) bool {
 	select {
-	case <-l.stop:
+	case <-c:
 		return true
 	default:
 		return false
 	}
+}
+
+// abandon ends the clients of a row that failed in the middle, so that they
+// don't take the cores from the next one.
+func (l *load) abandon(resume func()) {
+	close(l.over)
+	resume()
+	l.wg.Wait()
 }
 
 func (l *load) count() int {
@@ -90,6 +103,13 @@ func (l *load) waitFor(t testing.TB, more int) {
 		}
 		return nil
 	})
+}
+
+// pause waits until no operation is on its way and lets none begin until the
+// function that it returns is called.
+func (l *load) pause() (resume func()) {
+	l.gate.Lock()
+	return sync.OnceFunc(l.gate.Unlock)
 }
 
 // end lets the clients finish.
@@ -201,6 +221,8 @@ func embeddings(count, n int) map[string]any {
 
 // do repeats one operation until it is acknowledged, and then notes its effect.
 func (c *client) do(method, path string, body, into any, change func(map[string]document), header ...string) bool {
+	c.load.gate.RLock()
+	defer c.load.gate.RUnlock()
 	c.ops++
 	header = append(header, wire.HeaderIdempotencyKey, fmt.Sprintf("%s-op%d", c.name, c.ops))
 	deadline := time.Now().Add(opWait)
@@ -225,7 +247,7 @@ func (c *client) do(method, path string, body, into any, change func(map[string]
 		case err == nil:
 			err = fmt.Errorf("status %d: %.300s", answer.Status, answer.Body)
 		}
-		if time.Now().After(deadline) {
+		if time.Now().After(deadline) || closed(c.load.over) {
 			c.load.fail("%s %s: not acknowledged in %v: %v", method, path, opWait, err)
 			return false
 		}

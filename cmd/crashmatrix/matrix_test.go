@@ -114,7 +114,7 @@ var matrix = []row{
 	{point: failpoint.ReceiveFileEnd, within: 3, drive: install},
 	{point: failpoint.ReceiveMiddle, within: 3, drive: installIntoWiped},
 	{point: failpoint.PublishBeforeRename, drive: install},
-	{point: failpoint.PublishAfterRename, drive: install, quick: true},
+	{point: failpoint.PublishAfterRename, drive: install},
 	{point: failpoint.PublishAfterRename, drive: installIntoWiped},
 	{point: failpoint.RestoreBefore, drive: install},
 	{point: failpoint.RestoreMiddle, within: 3, drive: install},
@@ -122,7 +122,7 @@ var matrix = []row{
 	{point: failpoint.InstallVerified, drive: install},
 	{point: failpoint.InstallAfterRename, drive: install},
 	{point: failpoint.PointerBeforeRename, drive: install},
-	{point: failpoint.PointerAfterRename, drive: install, quick: true},
+	{point: failpoint.PointerAfterRename, drive: install},
 	// Its first hit is the birth of the empty database.
 	{point: failpoint.PointerAfterRename, at: 2, drive: installIntoWiped},
 	{point: failpoint.SwapBefore, drive: install},
@@ -133,6 +133,19 @@ var matrix = []row{
 	{point: failpoint.RestoreAfter, drive: install},
 	{point: failpoint.LogDeleteBefore, drive: install},
 	{point: failpoint.LogDeleteAfter, drive: install},
+
+	// The same, and the next leader knows nothing of that snapshot.
+	{point: failpoint.PublishAfterRename, drive: installThenMoved, quick: true},
+	{point: failpoint.RestoreBefore, drive: installThenMoved},
+	{point: failpoint.RestoreMiddle, within: 3, drive: installThenMoved},
+	{point: failpoint.RestoreCopied, drive: installThenMoved},
+	{point: failpoint.InstallAfterRename, drive: installThenMoved},
+	{point: failpoint.PointerBeforeRename, drive: installThenMoved},
+	{point: failpoint.PointerAfterRename, drive: installThenMoved, quick: true},
+	{point: failpoint.SwapAfter, drive: installThenMoved},
+	{point: failpoint.RestoreInstalled, drive: installThenMoved},
+	{point: failpoint.RestoreAfter, drive: installThenMoved},
+	{point: failpoint.LogDeleteBefore, drive: installThenMoved},
 
 	// A second crash, in the recovery from the first.
 	{point: failpoint.RestoreMiddle, drive: installTwice, before: failpoint.PublishAfterRename},

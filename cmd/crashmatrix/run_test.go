@@ -24,6 +24,7 @@ type crash struct {
 	t      *testing.T
 	dir    string
 	load   *load
+	resume func() // of a load that is paused
 	result *result
 }
 
@@ -62,10 +63,13 @@ func run(t *testing.T, s settings, r *result) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	c := &crash{t: t, dir: dir, result: r}
+	c := &crash{t: t, dir: dir, result: r, resume: func() {}}
 	t.Cleanup(func() { c.keep(s) })
 	dead := c.crash()
 	c.examine(dead)
+	if r.drive.moved {
+		c.move(dead)
+	}
 	c.restart(dead)
 	c.verify()
 	r.passed = !t.Failed()
@@ -88,6 +92,7 @@ func (c *crash) crash() *proctest.Node {
 func (c *crash) begin() {
 	c.Leader().Must(201, "PUT", collection, map[string]any{"dimension": dimension, "metric": "cosine"}, nil)
 	c.load = startLoad(c.Cluster, c.result.seed)
+	c.t.Cleanup(func() { c.load.abandon(c.resume) })
 }
 
 // environment is a node's: the values of the drive, and the file that arms it.
@@ -202,6 +207,7 @@ func (c *crash) restart(dead *proctest.Node) {
 	dead.WaitReady()
 	c.result.restart = time.Since(start)
 	c.WaitReady()
+	c.resume()
 	if c.load == nil {
 		c.begin()
 	}
