@@ -68,14 +68,33 @@ func newGates(o Options, p Parts, met *metrics, gap func() uint64) *gates {
 func (g *gates) run(ctx context.Context) {
 	t := time.NewTicker(g.o.GateInterval)
 	defer t.Stop()
+	low := false
 	for {
 		g.look(time.Now())
+		low = g.tellDisk(low)
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
 	}
+}
+
+// tellDisk logs when the disk becomes low, and when it is well again. On a
+// follower, which refuses nothing, it is the only word before the disk is full
+// and the log's next write ends the process.
+func (g *gates) tellDisk(was bool) bool {
+	g.mu.Lock()
+	low, free, mark := g.diskLow, g.diskFree, g.mark
+	g.mu.Unlock()
+	switch {
+	case g.o.Logger == nil || low == was:
+	case low:
+		g.o.Logger.Warn("the data disk is low: writes other than deletions are refused while this node leads", "component", "cluster", "free_bytes", free, "low_bytes", mark)
+	default:
+		g.o.Logger.Info("the data disk has space again", "component", "cluster", "free_bytes", free)
+	}
+	return low
 }
 
 // look reads pressure, memory and disk, outside the lock: they may be slow.
