@@ -138,7 +138,7 @@ func DefaultOptions() Options {
 		ReadTimeout: 5 * time.Second, ProposeTimeout: 30 * time.Second,
 		LogWriteLimit: 10 * time.Second, PromoteAfter: 3 * time.Second, ClaimTTL: 15 * time.Second,
 		SnapshotBytes: 128 << 20, TrailingBytes: 64 << 20, SnapshotCheck: 5 * time.Second,
-		GroupCommit: true, MaxInflightEntries: 2, MaxEntryCommands: 512,
+		GroupCommit: true, MaxInflightEntries: 4, MaxEntryCommands: 512,
 		MaxInflightCommands: 4096, MaxInflightBytes: 64 << 20, MaxApplyGap: 5000,
 		GateInterval: 200 * time.Millisecond,
 	}
@@ -254,6 +254,10 @@ type Parts struct {
 	DiskFree func() (free, total uint64, err error)
 	// Storage is what the status shows of the storage; nil: nothing.
 	Storage func() (status contract.StorageStatus, dbBytes uint64, err error)
+	// BeforeSnapshot is called before each snapshot of the state machine, while
+	// entries are applied. What it writes to disk need not be written in the
+	// snapshot, while they wait. nil: nothing.
+	BeforeSnapshot func() error
 }
 
 func (p Parts) validate(o Options) error {

@@ -49,6 +49,11 @@ func (n *Node) Snapshot(ctx context.Context) (index uint64, err error) {
 	if r == nil {
 		return 0, n.notRunning()
 	}
+	if n.p.BeforeSnapshot != nil {
+		if err := n.p.BeforeSnapshot(); err != nil {
+			return 0, fmt.Errorf("cluster: prepare snapshot: %w", err)
+		}
+	}
 	// What may stay behind is a number of bytes; the library wants a number
 	// of entries, so it is counted just before.
 	rc := r.ReloadableConfig()

@@ -54,6 +54,30 @@ func TestSnapshotsAndTheLogAreBoundedByBytes(t *testing.T) {
 	}
 }
 
+// TestBeforeSnapshot: the hook runs while entries are applied, so a write that
+// it waits for goes through; and its error is the snapshot's.
+func TestBeforeSnapshot(t *testing.T) {
+	c := newTestCluster(t)
+	before := func() error { return nil }
+	c.parts = func(_ string, p *Parts) { p.BeforeSnapshot = func() error { return before() } }
+	n := c.start("n1", 0)
+	c.allReady()
+	var wrote uint64
+	before = func() error {
+		r, err := n.Propose(t.Context(), put("d", "x"))
+		wrote = r.GetIndex()
+		return err
+	}
+	if index, err := n.Snapshot(t.Context()); err != nil || wrote == 0 || index < wrote {
+		t.Errorf("snapshot at %d, the hook's write at %d: %v", index, wrote, err)
+	}
+	failure := errors.New("no space")
+	before = func() error { return failure }
+	if _, err := n.Snapshot(t.Context()); !errors.Is(err, failure) {
+		t.Errorf("the hook's error is %v", err)
+	}
+}
+
 func TestAFollowerThatWasAwayGetsASnapshot(t *testing.T) {
 	c := newTestCluster(t)
 	c.opts = func(_ string, o *Options) { o.TrailingBytes = 1 }

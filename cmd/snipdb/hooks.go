@@ -27,6 +27,16 @@ func pressure(store *storage.Store) (float64, string) {
 		stats.Stall, stats.L0Files, stats.PendingBytes, stats.ImmutableMemtables)
 }
 
+// flushState writes what the state has in memory to files.
+func flushState(store *storage.Store) error {
+	db, release := store.DB()
+	defer release()
+	if db == nil {
+		return storage.ErrClosed
+	}
+	return db.Flush()
+}
+
 // storageStatus is what the status shows of the storage.
 func storageStatus(store *storage.Store) (contract.StorageStatus, uint64, error) {
 	stats, err := stats(store)

@@ -156,7 +156,9 @@ func (s *server) startCluster(ctx context.Context) error {
 		Pressure:  func() (float64, string) { return pressure(s.store) },
 		MemoryLow: memoryGate(s.memoryLimit()),
 		DiskFree:  s.dir.free,
-		Storage:   func() (contract.StorageStatus, uint64, error) { return storageStatus(s.store) },
+		// A checkpoint flushes everything, and nothing is applied meanwhile.
+		BeforeSnapshot: func() error { return flushState(s.store) },
+		Storage:        func() (contract.StorageStatus, uint64, error) { return storageStatus(s.store) },
 	}
 	s.node, err = cluster.Open(ctx, s.clusterOptions(), parts)
 	return err
