@@ -2,12 +2,14 @@ package crashmatrix
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +24,8 @@ const (
 	// clients is how many write at once; more would take the two cores from
 	// the nodes.
 	clients = 6
+	// trimmers of them delete snippets without a key: see trim.
+	trimmers = 2
 	// writeWait bounds one try, opWait all tries of one operation.
 	writeWait = 3 * time.Second
 	opWait    = 90 * time.Second
@@ -35,13 +39,16 @@ type document struct {
 	title    string
 	contents []string
 	embedded bool
+	// open: the first content may be gone as well. Nobody was told.
+	open bool
 }
 
 // load is a set of clients, each with documents of its own, that do one
 // operation after the other and repeat each with the same idempotency key
 // until it is acknowledged. When they are told to end, they finish what they
-// have begun. So nothing is left open: there is exactly one right content of
-// the collection, and an operation that is lost or applied twice makes another.
+// have begun. So nothing is left open, but the last deletion of a trimmer:
+// there is exactly one right content of the collection, and an operation that
+// is lost or applied twice makes another.
 type load struct {
 	cluster *proctest.Cluster
 	nodes   int           // of the cluster that the clients talk to
@@ -63,6 +70,10 @@ func startLoad(c *proctest.Cluster, seed uint64) *load {
 	l := &load{cluster: c, nodes: len(c.Nodes), stop: make(chan struct{}), over: make(chan struct{}), want: map[string]document{}}
 	for id := range clients {
 		w := &client{load: l, name: fmt.Sprintf("c%d", id), random: rand.New(rand.NewPCG(seed, mixer+uint64(id)))}
+		w.work = w.workflow
+		if id < trimmers {
+			w.work = w.trim
+		}
 		l.wg.Go(w.run)
 	}
 	return l
@@ -132,6 +143,13 @@ func (l *load) ack(answer *proctest.Answer, change func(want map[string]document
 	change(l.want)
 }
 
+// note changes what must be there without an acknowledgement.
+func (l *load) note(change func(want map[string]document)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(l.want)
+}
+
 func (l *load) fail(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -144,11 +162,13 @@ type client struct {
 	name   string
 	random *rand.Rand
 	ops    int
+	// work is the life of one document; false: an operation failed for good.
+	work func(title string, n int) bool
 }
 
 func (c *client) run() {
 	for n := 0; !c.load.stopped(); n++ {
-		if !c.workflow(fmt.Sprintf("%s-d%d", c.name, n), n) {
+		if !c.work(fmt.Sprintf("%s-d%d", c.name, n), n) {
 			return
 		}
 	}
@@ -162,14 +182,14 @@ func (c *client) workflow(title string, n int) bool {
 	var made wire.Document
 	input := map[string]any{"title": title, "content": contents}
 	if !c.do(http.MethodPost, docs, input, &made, func(want map[string]document) {
-		want[made.ID] = document{title, contents, false}
+		want[made.ID] = document{title: title, contents: contents}
 	}) {
 		return false
 	}
 	path := docs + "/" + made.ID
 	var embedded wire.EmbeddingsResult
 	if !c.do(http.MethodPut, path+"/embeddings", embeddings(len(contents), n), &embedded, func(want map[string]document) {
-		want[made.ID] = document{title, contents, true}
+		want[made.ID] = document{title: title, contents: contents, embedded: true}
 	}) {
 		return false
 	}
@@ -178,7 +198,7 @@ func (c *client) workflow(title string, n int) bool {
 		// or not at all, this is refused.
 		contents := []string{title + " replaced"}
 		if !c.do(http.MethodPut, path, map[string]any{"title": title, "content": contents}, nil, func(want map[string]document) {
-			want[made.ID] = document{title, contents, false}
+			want[made.ID] = document{title: title, contents: contents}
 		}, "If-Match", strconv.Quote(strconv.FormatUint(embedded.Revision, 10))) {
 			return false
 		}
@@ -192,6 +212,51 @@ func (c *client) workflow(title string, n int) bool {
 	return true
 }
 
+// trim makes a document of many snippets and deletes the first of them again
+// and again, without a key. Nothing else here would tell an entry that was
+// applied twice: the keys answer from their rows, and most operations have the
+// same effect again. This one has another: each snippet has the number of the
+// one before it now. It is sent once; if its outcome is not known, the document
+// is left as it is.
+func (c *client) trim(title string, _ int) bool {
+	contents := make([]string, 24)
+	for i := range contents {
+		contents[i] = fmt.Sprintf("%s part %d", title, i)
+	}
+	var made wire.Document
+	if !c.do(http.MethodPost, docs, map[string]any{"title": title, "content": contents}, &made, func(want map[string]document) {
+		want[made.ID] = document{title: title, contents: contents}
+	}) {
+		return false
+	}
+	for len(contents) > 1 && !c.load.stopped() {
+		answer, err := c.once(http.MethodDelete, docs+"/"+made.ID+"/snippets/0")
+		switch {
+		case err == nil && answer.Status < 300:
+			contents = contents[1:]
+			c.load.ack(answer, func(want map[string]document) { want[made.ID] = document{title: title, contents: contents} })
+		case errors.Is(err, syscall.ECONNREFUSED), err == nil && answer.Status >= 429 && answer.Problem().Outcome == "not_applied":
+			time.Sleep(20 * time.Millisecond) // a client's pause before it tries again
+		case err == nil && answer.Status < 500:
+			c.load.fail("delete a snippet of %s: status %d: %.400s", made.ID, answer.Status, answer.Body)
+			return false
+		default:
+			c.load.note(func(want map[string]document) { want[made.ID] = document{title: title, contents: contents, open: true} })
+			return true
+		}
+	}
+	return true
+}
+
+// once sends a request to some node, one time.
+func (c *client) once(method, path string) (*proctest.Answer, error) {
+	c.load.gate.RLock()
+	defer c.load.gate.RUnlock()
+	ctx, cancel := context.WithTimeout(context.Background(), writeWait)
+	defer cancel()
+	return c.load.cluster.Nodes[c.random.IntN(c.load.nodes)].Do(ctx, method, path, nil)
+}
+
 // batch puts two documents at once.
 func (c *client) batch(title string) bool {
 	ids := [2]string{title + "-x", title + "-y"}
@@ -201,7 +266,7 @@ func (c *client) batch(title string) bool {
 	}
 	return c.do(http.MethodPost, collection+"/batch", map[string]any{"operations": operations}, nil, func(want map[string]document) {
 		for _, id := range ids {
-			want[id] = document{id, []string{"of " + id}, false}
+			want[id] = document{title: id, contents: []string{"of " + id}}
 		}
 	})
 }
