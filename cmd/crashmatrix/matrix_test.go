@@ -12,6 +12,7 @@ package crashmatrix
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -181,6 +182,19 @@ func TestEveryPointIsInTheMatrix(t *testing.T) {
 		if !slices.ContainsFunc(matrix, func(r row) bool { return r.point == name }) {
 			t.Errorf("no row kills at %s", name)
 		}
+	}
+}
+
+// A misspelt point would be a row that tests nothing.
+func TestUnknownPointRefusesTheStart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the server")
+	}
+	cmd := exec.Command(proctest.Binary(t, "snipdb", "failpoints"), "serve", "--data-dir", t.TempDir(), "--http-addr", "127.0.0.1:0", "--raft-addr", "127.0.0.1:0")
+	cmd.Env = append(os.Environ(), "SNIPDB_FAILPOINTS=log.stoer.before=kill@1")
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), `"log.stoer.before=kill@1": there is no such point`) {
+		t.Errorf("the server ended with %v and said %s", err, out)
 	}
 }
 
