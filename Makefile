@@ -83,6 +83,9 @@ chaos: setup ## faults against real processes; SEED=n repeats a run, DURATION=30
 	SNIPDB_CHAOS_SEED=$(SEED) SNIPDB_CHAOS_DURATION=$(DURATION) SNIPDB_CHAOS_FAULTS=$(FAULTS) \
 		go test $(GOFLAGS_ALL) -count $(or $(RUNS),1) -timeout 24h -v -run '^TestChaos$$' ./cmd/chaos
 
+disk: setup ## full disks, of a follower and of the leader; needs root for small mounts
+	SNIPDB_DISK=1 go test $(GOFLAGS_ALL) -count=1 -timeout 10m -run 'FullDisk|DiskIsTakenAway' ./cmd/snipdb
+
 crash-matrix: setup ## kill a node at each failpoint under load; POINT=name for some, SEED=n for the same moments again
 	SNIPDB_CRASH_MATRIX=1 SNIPDB_CRASH_SEED=$(SEED) go test $(GOFLAGS_ALL) -count 1 -v -timeout 90m -run 'TestCrashMatrix/$(POINT)' ./cmd/crashmatrix
 

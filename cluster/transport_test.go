@@ -51,7 +51,7 @@ type plumbedNode struct {
 func raftConfig(id string) *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(id)
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 200*time.Millisecond, 200*time.Millisecond, 150*time.Millisecond
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = time.Second, time.Second, 900*time.Millisecond
 	c.CommitTimeout = 10 * time.Millisecond
 	c.Logger = newRaftLogger(nil)
 	return c
