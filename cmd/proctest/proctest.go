@@ -190,16 +190,40 @@ func (c *Cluster) newNode(id string) *Node {
 	return n
 }
 
-// freeAddr asks the kernel for a port that is free now. Another process could
-// take it before the node does; then the node says so and the test fails.
+// taken are the addresses that freeAddr gave out. None is given twice: a node
+// that is down comes back to its own.
+var taken struct {
+	mu    sync.Mutex
+	addrs map[string]bool
+}
+
+// freeAddr asks the kernel for a port that is free now. Between that and the
+// node's start, and while a node is down, nobody else may take the port; with
+// 127.0.0.1 any outgoing connection on the machine can. So each test process
+// has a loopback address of its own (all of 127.0.0.0/8 is this machine), made
+// of its pid, on which nobody but its nodes listens and from which nobody
+// connects: the kernel connects from 127.0.0.1.
 func freeAddr(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	taken.mu.Lock()
+	defer taken.mu.Unlock()
+	if taken.addrs == nil {
+		taken.addrs = map[string]bool{}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	pid := os.Getpid()
+	host := net.IPv4(127, 1+byte(pid>>16)&0x7f, byte(pid>>8), byte(pid)).String()
+	for {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		addr := l.Addr().String()
+		_ = l.Close()
+		if !taken.addrs[addr] {
+			taken.addrs[addr] = true
+			return addr
+		}
+	}
 }
 
 // Node is one process, running or not.
