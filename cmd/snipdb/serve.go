@@ -28,6 +28,7 @@ type server struct {
 	config   *Config
 	log      *slog.Logger
 	registry *prometheus.Registry
+	clock    wallClock
 
 	dir       *dataDir
 	listener  net.Listener
@@ -112,7 +113,7 @@ func (s *server) startStorage() (err error) {
 	if err := s.registry.Register(newStorageCollector(s.store)); err != nil {
 		return fmt.Errorf("register the storage's metrics: %w", err)
 	}
-	if s.snapshots, err = snapshot.NewStore(s.dir.snapshots(), snapshot.Options{Logger: s.log}); err != nil {
+	if s.snapshots, err = snapshot.NewStore(s.dir.snapshots(), snapshot.Options{Logger: s.log, Now: s.clock.now}); err != nil {
 		return err
 	}
 	budget, err := options.MemoryBudget()
@@ -175,14 +176,14 @@ func (s *server) clusterOptions() cluster.Options {
 	o.SnapshotBytes, o.TrailingBytes, o.SnapshotCheck = uint64(c.SnapshotLogBytes), uint64(c.TrailingLogBytes), c.SnapshotInterval
 	o.MaxInflightCommands, o.MaxInflightBytes = c.MaxInFlight, int64(c.MaxInFlightBytes)
 	o.DiskLowBytes = uint64(c.DiskLowBytes)
-	o.Logger, o.Registerer, o.Fatal = s.log, s.registry, s.fatal
+	o.Logger, o.Registerer, o.Fatal, o.Now = s.log, s.registry, s.fatal, s.clock.now
 	return o
 }
 
 func (s *server) startAPI() (err error) {
 	b := &backend{Node: s.node, fsm: s.fsm, bootstrapExpect: s.config.BootstrapExpect}
 	o := httpapi.DefaultOptions()
-	o.Logger, o.Registerer, o.Gatherer, o.Version = s.log, s.registry, s.registry, version
+	o.Logger, o.Registerer, o.Gatherer, o.Version, o.Now = s.log, s.registry, s.registry, version, s.clock.now
 	o.MaxConnections, o.ReadConcurrency = s.config.MaxConnections, s.config.MaxReads
 	o.WriteConcurrency, o.BulkConcurrency = s.config.MaxWrites, s.config.MaxImports
 	o.BodyMemory = int64(s.config.BodyMemory)

@@ -107,6 +107,13 @@ const (
 	ExpireMaxRows Name = "fsm.expire.max_rows"
 )
 
+// The wall clock of a node (package cmd/snipdb): milliseconds that it is ahead,
+// and parts in a million that it runs too fast; below zero behind, too slow.
+const (
+	ClockOffset Name = "clock.offset_ms"
+	ClockDrift  Name = "clock.drift_ppm"
+)
+
 // What a point can do, beside being killed or delayed at.
 type kind int
 
@@ -138,7 +145,7 @@ var points = map[Name]kind{
 	PointerBeforeRename: fallible, PointerAfterRename: plain, SwapBefore: plain, SwapAfter: plain,
 	RetireBefore: plain, RetireAfter: plain, SweepBefore: plain,
 	CloseRaftBefore: plain, CloseRaftAfter: plain, CloseStoreBefore: plain, CloseStoreAfter: plain,
-	ExpireMaxRows: value,
+	ExpireMaxRows: value, ClockOffset: value, ClockDrift: value,
 }
 
 // Names returns the names of all points, in no order; the values are not
