@@ -28,6 +28,15 @@ const (
 // empty and holds memtables and files all the same.
 var familyNames = [familyCount]string{"default", "docs", "listing", "idempotency", "snippet_meta", "snippet_text", "embeddings"}
 
+// Families are the names of the column families, in the order of View.Dump.
+func Families() []string {
+	names := make([]string, familyCount)
+	for cf := range names {
+		names[cf] = familyName(cf)
+	}
+	return names
+}
+
 // familyName is how this package's users see a family.
 func familyName(cf int) string {
 	if cf == cfMeta {

@@ -16,6 +16,7 @@ import (
 	"github.com/snipdb/snipdb/fsm"
 	"github.com/snipdb/snipdb/fsm/snapshot"
 	"github.com/snipdb/snipdb/storage"
+	"github.com/snipdb/snipdb/storage/failpoint"
 )
 
 // report is what inspect says of a data directory.
@@ -25,6 +26,7 @@ type report struct {
 	Members     []reportMember                 `json:"members"`
 	Collections []reportCollection             `json:"collections"`
 	Options     map[string]storage.OptionValue `json:"storage_options,omitempty"`
+	Replay      *replay                        `json:"replay,omitempty"`
 }
 
 type reportMember struct {
@@ -47,6 +49,8 @@ func inspectCommand() *cobra.Command {
 	var (
 		path, output string
 		options      bool
+		replay       bool
+		replayTo     uint64
 	)
 	cmd := &cobra.Command{
 		Use:   "inspect --data-dir DIR",
@@ -56,7 +60,7 @@ func inspectCommand() *cobra.Command {
 			if output != "table" && output != "json" {
 				return fmt.Errorf("--output is %q; it must be table or json", output)
 			}
-			r, err := inspect(path, cmd.ErrOrStderr())
+			r, err := inspect(path, replay || replayTo > 0, replayTo, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -69,19 +73,28 @@ func inspectCommand() *cobra.Command {
 			if r.Violation != "" {
 				return errors.New("the node would refuse to start")
 			}
+			if r.Replay != nil && r.Replay.Different > 0 {
+				return errors.New("the state is not what the snapshot and the log make: wipe this node and let it join again")
+			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&path, "data-dir", "data", "the data directory of a node that does not run")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	cmd.Flags().BoolVar(&options, "storage-options", false, "RocksDB's options as well")
+	cmd.Flags().BoolVar(&replay, "replay", false, "build the state a second time, of the snapshot and the log, and compare; needs room for it in TMPDIR")
+	cmd.Flags().Uint64Var(&replayTo, "replay-to", 0, "replay up to this log index only, and say the digest of what comes out")
 	return cmd
 }
 
 // inspect opens the state for reading only. Log and snapshots are opened as at
 // a start, because their stores have no other way: what a crash left half-made
 // is removed, and nothing else is touched.
-func inspect(path string, warnings io.Writer) (_ *report, err error) {
+func inspect(path string, replay bool, replayTo uint64, warnings io.Writer) (_ *report, err error) {
+	// A replay needs the same values as the node had.
+	if err := failpoint.Arm(os.Environ()); err != nil {
+		return nil, err
+	}
 	dir, err := openExisting(path)
 	if err != nil {
 		return nil, err
@@ -101,6 +114,9 @@ func inspect(path string, warnings io.Writer) (_ *report, err error) {
 	}
 	stats, err := db.Stats()
 	r.Options = stats.Options
+	if err == nil && replay && r.Violation == "" {
+		err = r.replay(dir, db, replayTo, warnings)
+	}
 	return r, err
 }
 
@@ -203,6 +219,12 @@ func (r *report) print(w io.Writer, form string) error {
 	for _, c := range r.Collections {
 		fmt.Fprintf(table, "collection\t%s\t%d documents\t%d snippets\t%d embedded\tdimension %d\t%s\n",
 			c.Name, c.Documents, c.Snippets, c.Embedded, c.Dimension, c.Metric)
+	}
+	if r.Replay != nil {
+		fmt.Fprintf(table, "replay\t%s\n", r.Replay.verdict())
+		for _, line := range r.Replay.Differences {
+			fmt.Fprintf(table, "\t%s\n", line)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Options)) {
 		fmt.Fprintf(table, "option\t%s\t%s\t%s\n", name, r.Options[name].Value, r.Options[name].Source)
