@@ -363,7 +363,10 @@ with Retry-After came back, or if the recovery took longer than --max-recovery.`
 			if o.Factor <= 0 || o.Time <= 0 || o.PeakTime <= 0 || o.Keys < 1 || o.ValueBytes < 1 {
 				return usagef("--factor, --duration, --peak-duration, --keys and --value-bytes must be above 0")
 			}
-			o.Collection, o.Keep, o.Seed = b.collection, b.keep, b.seed
+			if o.Snippets < 0 || o.Snippets > 0 && (o.Dimension < 1 || o.Keys < 2) {
+				return usagef("--snippets must not be negative; with it --dim must be above 0 and --keys above 1")
+			}
+			o.Collection, o.Keep, o.Seed, o.Timeout = b.collection, b.keep, b.seed, b.opTimeout
 			result, err := o.Run(cmd.Context(), a.env(&b))
 			if result != nil {
 				misses := result.Misses(share, recovery)
@@ -384,8 +387,11 @@ with Retry-After came back, or if the recovery took longer than --max-recovery.`
 	f.DurationVar(&o.Time, "duration", 20*time.Second, "how long the overload lasts")
 	f.IntVar(&o.Clients, "clients", 3000, "requests under way at the same time, at most")
 	f.DurationVar(&o.Settle, "settle", 15*time.Second, "how long to wait for the return to normal")
-	f.IntVar(&o.ValueBytes, "value-bytes", 1024, "bytes of text per document")
+	f.IntVar(&o.ValueBytes, "value-bytes", 1024, "bytes of text per snippet")
+	f.IntVar(&o.Snippets, "snippets", 0, "the two calls of the embedding workflow in turn: documents of so many snippets, and their embeddings; 0: documents of one snippet without one")
+	f.IntVar(&o.Dimension, "dim", 1024, "length of an embedding, with --snippets")
 	f.Int64Var(&o.Keys, "keys", 10_000, "different documents")
+	f.BoolVar(&o.Spread, "spread", false, "send to all nodes in turn, so that followers forward, in place of the leader alone")
 	f.Float64Var(&share, "min-goodput", 0.7, "the share of the peak that must still be done")
 	f.DurationVar(&recovery, "max-recovery", 5*time.Second, "the time in which all must be normal again")
 	b.add(cmd, 10*time.Second)
@@ -398,7 +404,7 @@ func overloadTable(r *bench.OverloadResult) *table {
 		"light load", fmt.Sprintf("p50 %s, p99 %s", ms(r.Light.P50), ms(r.Light.P99)),
 		"peak", fmt.Sprintf("%.0f writes/s with %d clients, p50 %s, p99 %s", r.Peak, r.PeakClients, ms(r.PeakLatency.P50), ms(r.PeakLatency.P99)),
 		"offered", fmt.Sprintf("%.0f writes/s, of which %.0f/s were sent", r.Offered, r.Sent),
-		"goodput", fmt.Sprintf("%.0f writes/s, %.0f %% of the peak", r.Goodput, 100*r.GoodputShare),
+		"goodput", fmt.Sprintf("%.0f writes/s, %.0f %% of the peak; acknowledged too late: %d", r.Goodput, 100*r.GoodputShare, r.Late),
 		"accepted", fmt.Sprintf("p50 %s, p99 %s, max %s", ms(r.Accepted.P50), ms(r.Accepted.P99), ms(r.Accepted.Max)),
 		"accepted, from when due", fmt.Sprintf("p50 %s, p99 %s, max %s", ms(r.Due.P50), ms(r.Due.P99), ms(r.Due.Max)),
 		"refused", refused,
@@ -407,8 +413,12 @@ func overloadTable(r *bench.OverloadResult) *table {
 		"/readyz meanwhile", fmt.Sprintf("p50 %s, p99 %s, max %s, %d failed", ms(r.Health.P50), ms(r.Health.P99), ms(r.Health.Max), r.HealthFailed),
 		"back to normal", fmt.Sprintf("%v, after %.1f s", r.Recovered, r.RecoverySeconds),
 	)
+	for _, reads := range r.Reads {
+		t.add("reads, "+reads.While, fmt.Sprintf("local p50 %s, p99 %s; linearizable p50 %s, p99 %s; %d failed",
+			ms(reads.Local.P50), ms(reads.Local.P99), ms(reads.Linearizable.P50), ms(reads.Linearizable.P99), reads.Local.Failed+reads.Linearizable.Failed))
+	}
 	for _, m := range r.Memory {
-		t.add("memory "+m.ID, fmt.Sprintf("%s before, %s at most, %s after", size(m.Before), size(m.Largest), size(m.After)))
+		t.add("memory "+m.ID, fmt.Sprintf("%s before, %s after the peak, then %s at most, %s after", size(m.Before), size(m.Peak), size(m.Largest), size(m.After)))
 	}
 	for _, e := range r.Examples[:min(len(r.Examples), shownExamples)] {
 		t.add("example", e)

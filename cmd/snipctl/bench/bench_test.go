@@ -138,7 +138,7 @@ func TestOverload(t *testing.T) {
 	}
 	o := Overload{
 		PeakClients: []int{1, 2}, PeakTime: 100 * time.Millisecond, Factor: 2, Time: 300 * time.Millisecond, Clients: 16,
-		Settle: 300 * time.Millisecond, ValueBytes: 64, Keys: 10,
+		Settle: 300 * time.Millisecond, Timeout: 5 * time.Second, ValueBytes: 64, Keys: 10,
 	}
 	result, err := o.Run(t.Context(), n.env(t))
 	if err != nil {

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/snipdb/snipdb/httpapi/client"
-	"github.com/snipdb/snipdb/httpapi/wire"
 )
 
 // Overload measures what a cluster does with more writes than it can take:
@@ -31,9 +30,18 @@ type Overload struct {
 	Time    time.Duration
 	Clients int
 	// Settle is how long to watch for the return to normal.
-	Settle     time.Duration
-	ValueBytes int
-	Keys       int64
+	Settle time.Duration
+	// Timeout is a write's deadline, from when it was due.
+	Timeout time.Duration
+	// Documents are of one snippet of ValueBytes; or, with Snippets and
+	// Dimension, the two calls of the embedding workflow take turns: a document
+	// of Snippets snippets of ValueBytes, and its embeddings.
+	ValueBytes          int
+	Snippets, Dimension int
+	Keys                int64
+	// Spread sends writes to all nodes; else they go to the leader, as the
+	// Go client does it.
+	Spread     bool
 	Collection string
 	Keep       bool
 	Seed       uint64
@@ -46,8 +54,11 @@ type OverloadResult struct {
 	PeakLatency Latency `json:"peak_latency"`
 	Offered     float64 `json:"offered_per_second"`
 	// Sent is the rate that the load generator really kept up.
-	Sent    float64 `json:"sent_per_second"`
+	Sent float64 `json:"sent_per_second"`
+	// Goodput counts the writes that were acknowledged within the deadline,
+	// counted from when they were due; Late those acknowledged after it.
 	Goodput float64 `json:"goodput_per_second"`
+	Late    int64   `json:"acknowledged_late"`
 	// GoodputShare is Goodput / Peak.
 	GoodputShare float64 `json:"goodput_share"`
 	// Accepted is the latency of accepted writes from the moment they were
@@ -65,6 +76,9 @@ type OverloadResult struct {
 	// answers that failed or said no.
 	Health       Latency `json:"health_latency"`
 	HealthFailed int64   `json:"health_failed"`
+	// Reads are a few reads of each node: while nothing else goes on, at the
+	// peak, when the cores are as busy but nothing is refused, and in the overload.
+	Reads []ReadsResult `json:"reads"`
 	// Light is the latency of a light load before the overload. RecoverySeconds
 	// is the time from the end of the overload until a quarter of a second of
 	// that load passed without a refusal and without a write that took more
@@ -76,11 +90,12 @@ type OverloadResult struct {
 	Memory []NodeMemory `json:"memory,omitempty"`
 }
 
-// NodeMemory is the resident memory of a node before, at most during, and
-// after the overload.
+// NodeMemory is the resident memory of a node before all, after the closed
+// loops that find the peak, at most during the overload, and after it.
 type NodeMemory struct {
 	Node
 	Before  uint64 `json:"before"`
+	Peak    uint64 `json:"peak"`
 	Largest uint64 `json:"largest"`
 	After   uint64 `json:"after"`
 }
@@ -92,6 +107,7 @@ const (
 	recoveryWindow  = 250 * time.Millisecond
 	recoveryClients = 8
 	lightTime       = 2 * time.Second
+	preloadAttempts = 5
 )
 
 // overloadRun is one run's state.
@@ -99,6 +115,7 @@ type overloadRun struct {
 	Overload
 	env      *Env
 	cl       *client.Client // one attempt per call
+	send     *sender
 	counters counters
 	nodes    []Node
 }
@@ -122,16 +139,40 @@ func (o Overload) Run(ctx context.Context, env *Env) (*OverloadResult, error) {
 		defer func() { _, _ = r.cl.DeleteCollection(context.WithoutCancel(ctx), r.Collection) }()
 	}
 	r.nodes = env.nodes(ctx, r.cl)
+	kinds, err := r.writes()
+	if err != nil {
+		return nil, fmt.Errorf("bench: make the writes: %w", err)
+	}
+	workers := slices.Max(append(slices.Clone(o.PeakClients), o.Clients, preloadWriters))
+	r.send = newSender(workers, o.Keys, o.Timeout, kinds, hostsOf(r.cl, o.Spread))
+	defer r.send.close()
+	return r.phases(ctx)
+}
+
+// writes makes what is sent.
+func (r *overloadRun) writes() ([]*writeKind, error) {
+	if r.Snippets > 0 {
+		return documentWrites(r.Collection, r.Seed, r.Snippets, r.ValueBytes, r.Dimension, r.Keys)
+	}
+	return smallWrites(r.Collection, r.Seed, r.ValueBytes)
+}
+
+// phases does one after the other.
+func (r *overloadRun) phases(ctx context.Context) (*OverloadResult, error) {
 	out := &OverloadResult{}
-	memory := r.memoryNow(ctx)
+	before := r.memoryNow(ctx)
+	if err := r.preload(ctx); err != nil {
+		return nil, err
+	}
 	if err := r.peak(ctx, out); err != nil {
 		return nil, err
 	}
+	peak := r.memoryNow(ctx)
 	largest := r.flood(ctx, out)
 	r.recover(ctx, out)
 	after := r.memoryNow(ctx)
 	for i, node := range r.nodes {
-		out.Memory = append(out.Memory, NodeMemory{Node: node, Before: memory[i], Largest: max(largest[i], after[i]), After: after[i]})
+		out.Memory = append(out.Memory, NodeMemory{Node: node, Before: before[i], Peak: peak[i], Largest: max(largest[i], after[i]), After: after[i]})
 	}
 	if ctx.Err() != nil {
 		return out, fmt.Errorf("bench: interrupted: %w", context.Cause(ctx))
@@ -139,19 +180,51 @@ func (o Overload) Run(ctx context.Context, env *Env) (*OverloadResult, error) {
 	return out, nil
 }
 
-func (r *overloadRun) put(ctx context.Context, n int64) error {
-	doc := wire.DocumentInput{Content: wire.Content{Text(r.Seed, n%r.Keys, int(n&0xffff), r.ValueBytes)}}
-	_, _, err := r.cl.PutDocument(ctx, r.Collection, fmt.Sprintf("key-%08d", n%r.Keys), doc)
-	return err
+// preload writes the documents that are read, or whose embeddings are written.
+func (r *overloadRun) preload(ctx context.Context) error {
+	jobs := r.Keys
+	if r.Snippets == 0 {
+		jobs = min(jobs, readKeys)
+	}
+	r.env.say("writing %d documents", jobs)
+	first := newSender(preloadWriters, r.Keys, r.Timeout, r.send.kinds[:1], r.send.find)
+	defer first.close()
+	var failed atomic.Int64
+	Load{Workers: preloadWriters, Jobs: jobs}.Run(ctx, func(ctx context.Context, worker int, n int64, _ time.Time) {
+		var out sent
+		for range preloadAttempts {
+			if out = first.put(ctx, worker, n); out.ok() || !sleep(ctx, 100*time.Millisecond) {
+				break
+			}
+		}
+		if !out.ok() {
+			failed.Add(1)
+			r.failed("preload", out)
+		}
+	})
+	if n := failed.Load(); n > 0 {
+		_, examples := r.counters.snapshot()
+		return fmt.Errorf("bench: %d of %d documents could not be written before the load: %s", n, jobs, strings.Join(examples, "; "))
+	}
+	return nil
+}
+
+// failed counts what is no answer to an overload.
+func (r *overloadRun) failed(what string, out sent) {
+	err := out.err
+	if err == nil {
+		err = errors.New(out.reason)
+	}
+	r.counters.failure(what, err)
 }
 
 // closed runs one closed loop of writes.
 func (r *overloadRun) closed(ctx context.Context, clients int, d time.Duration) Summary {
 	rec := NewRecorder()
-	_, elapsed := Load{Workers: clients, Duration: d}.Run(ctx, func(ctx context.Context, _ int, n int64, due time.Time) {
-		if err := r.put(ctx, n); err != nil {
+	_, elapsed := Load{Workers: clients, Duration: d}.Run(ctx, func(ctx context.Context, worker int, n int64, due time.Time) {
+		if out := r.send.put(ctx, worker, n); !out.ok() {
 			rec.Failed()
-			r.counters.failure("peak", err)
+			r.failed("peak", out)
 			sleep(ctx, 10*time.Millisecond) // a refusal comes at once; do not hammer
 			return
 		}
@@ -162,7 +235,11 @@ func (r *overloadRun) closed(ctx context.Context, clients int, d time.Duration) 
 
 // peak runs the closed loops and keeps the best.
 func (r *overloadRun) peak(ctx context.Context, out *OverloadResult) error {
+	calm := r.readers(ctx, "light load")
 	out.Light = r.closed(ctx, recoveryClients, lightTime).Latency
+	out.Reads = append(out.Reads, calm())
+	busy := r.readers(ctx, "peak")
+	defer func() { out.Reads = append(out.Reads, busy()) }()
 	for _, clients := range r.PeakClients {
 		r.env.say("measuring the peak with %d clients for %s", clients, r.PeakTime)
 		if s := r.closed(ctx, clients, r.PeakTime); s.PerSecond > out.Peak {
@@ -182,7 +259,7 @@ func (r *overloadRun) flood(ctx context.Context, out *OverloadResult) []uint64 {
 	r.env.say("peak %.0f writes/s; now %.0f/s for %s", out.Peak, out.Offered, r.Time)
 	accepted, due := NewRecorder(), NewRecorder()
 	var refused Tally
-	var other, bare atomic.Int64
+	var other, bare, late atomic.Int64
 	r.counters = counters{}
 	watching, stopWatching := context.WithCancel(ctx)
 	watched := make(chan []uint64, 1)
@@ -192,34 +269,35 @@ func (r *overloadRun) flood(ctx context.Context, out *OverloadResult) []uint64 {
 		n, latency := accepted.Window()
 		return fmt.Sprintf("%3.0fs  %d accepted/s p50 %.1f p99 %.1f ms, %d refused in all", elapsed.Seconds(), n, latency.P50, latency.P99, refused.Total())
 	})
+	reads := r.readers(ctx, "overload")
 	load := Load{Workers: r.Clients, Duration: r.Time, Rate: out.Offered}
-	started, elapsed := load.Run(ctx, func(ctx context.Context, _ int, n int64, dueAt time.Time) {
+	started, elapsed := load.Run(ctx, func(ctx context.Context, worker int, n int64, dueAt time.Time) {
 		begin := time.Now()
-		err := r.put(ctx, n)
-		if err == nil {
+		answer := r.send.put(ctx, worker, n)
+		switch {
+		case answer.ok() && time.Since(dueAt) > r.Timeout:
+			late.Add(1)
+		case answer.ok():
 			accepted.Done(time.Since(begin))
 			due.Done(time.Since(dueAt))
-			return
-		}
-		refused.Add(reason(err))
-		var e *client.Error
-		switch {
-		case errors.As(err, &e) && (e.Status == 429 || e.Status == 503):
-			if e.RetryAfter <= 0 {
+		case answer.status == 429 || answer.status == 503:
+			refused.Add(answer.reason)
+			if !answer.retryAfter {
 				bare.Add(1)
 			}
 		default:
 			other.Add(1)
-			r.counters.failure("overload", err)
+			r.failed("overload", answer)
 		}
 	})
 	stop()
+	out.Reads = append(out.Reads, reads())
 	stopWatching()
 	largest := <-watched
 	out.Sent = float64(started) / elapsed.Seconds()
 	s := accepted.Summary(elapsed)
 	out.Goodput, out.Accepted, out.Due = s.PerSecond, s.Latency, due.Summary(elapsed).Latency
-	out.GoodputShare = out.Goodput / out.Peak
+	out.GoodputShare, out.Late = out.Goodput/out.Peak, late.Load()
 	out.Refused, out.Other, out.WithoutRetryAfter = refused.Map(), other.Load(), bare.Load()
 	_, out.Examples = r.counters.snapshot()
 	h := health.Summary(elapsed)
@@ -255,8 +333,8 @@ func (r *overloadRun) recover(ctx context.Context, out *OverloadResult) {
 	begin := time.Now()
 	for time.Since(begin) < r.Settle && ctx.Err() == nil {
 		var bad, good atomic.Int64
-		Load{Workers: recoveryClients, Duration: recoveryWindow}.Run(ctx, func(ctx context.Context, _ int, n int64, due time.Time) {
-			if err := r.put(ctx, n); err != nil || time.Since(due) > limit {
+		Load{Workers: recoveryClients, Duration: recoveryWindow}.Run(ctx, func(ctx context.Context, worker int, n int64, due time.Time) {
+			if out := r.send.put(ctx, worker, n); !out.ok() || time.Since(due) > limit {
 				bad.Add(1)
 				sleep(ctx, 20*time.Millisecond) // a refusal comes at once; do not hammer
 				return
