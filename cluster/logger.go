@@ -2,12 +2,15 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"log/slog"
+	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -63,6 +66,9 @@ func (r *raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	if level == hclog.NoLevel {
 		level = hclog.Info
 	}
+	if level == hclog.Error && connectionEnded(args) {
+		level = hclog.Debug
+	}
 	if level == hclog.Off || level < r.GetLevel() {
 		return
 	}
@@ -75,6 +81,19 @@ func (r *raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	attrs = appendAttrs(attrs, r.implied)
 	attrs = appendAttrs(attrs, args)
 	r.slog.Log(ctx, to, strings.TrimSpace(msg), attrs...)
+}
+
+// connectionEnded says whether an error is only that a connection was closed, by
+// this node or by the other. raft's transport logs as an error whatever is not
+// io.EOF ("failed to decode incoming command"), so each stop of a node and each
+// death of a neighbour would fill the log with errors that need no one.
+func connectionEnded(args []any) bool {
+	for _, a := range args {
+		if err, ok := a.(error); ok && (errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET)) {
+			return true
+		}
+	}
+	return false
 }
 
 // appendAttrs turns hclog's pairs into attributes: a value may be a format, a

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"net"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -76,5 +78,20 @@ func TestRaftLoggerLevelIsSharedByItsParts(t *testing.T) {
 	part.Error("high enough")
 	if out.Len() == 0 {
 		t.Error("an error was not logged")
+	}
+}
+
+func TestRaftLoggerDoesNotCallTheEndOfAConnectionAnError(t *testing.T) {
+	var out bytes.Buffer
+	l := newRaftLogger(slog.New(slog.NewTextHandler(&out, nil)))
+	for _, ended := range []error{net.ErrClosed, syscall.ECONNRESET} {
+		l.Error("failed to decode incoming command", "error", &net.OpError{Op: "read", Net: "tcp", Err: ended})
+	}
+	if out.Len() > 0 {
+		t.Errorf("at INFO it is logged: %s", &out)
+	}
+	l.Error("failed to decode incoming command", "error", errors.New("unknown rpc type 77"))
+	if !strings.Contains(out.String(), "level=ERROR") {
+		t.Errorf("another error is no ERROR: %q", &out)
 	}
 }

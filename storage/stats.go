@@ -52,8 +52,9 @@ type FamilyStats struct {
 	L0Files, ImmutableMemtables, MemtableBytes, PendingBytes, LiveSSTBytes, BlobBytes, EstimatedKeys uint64
 }
 
-// DataBytes is the size of the data files.
-func (s Stats) DataBytes() uint64 { return s.LiveSSTBytes + s.BlobBytes }
+// DataBytes is the size of the data: the files, and what is in memtables and
+// the write-ahead log as yet.
+func (s Stats) DataBytes() uint64 { return s.LiveSSTBytes + s.BlobBytes + s.MemtableBytes }
 
 // limits are the options that Pressure compares with, by column family.
 type limits struct {
