@@ -49,7 +49,7 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), recoverCommand(), inspectCommand(), migrateLogCommand(), benchCommand(), versionCommand())
+	root.AddCommand(serveCommand(), recoverCommand(), inspectCommand(), inspectLogCommand(), migrateLogCommand(), benchCommand(), versionCommand())
 	return root
 }
 
