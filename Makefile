@@ -89,8 +89,8 @@ chaos: setup ## faults against real processes; SEED=n repeats a run, DURATION=30
 disk: setup ## full disks, of a follower and of the leader; needs root for small mounts
 	SNIPDB_DISK=1 go test $(GOFLAGS_ALL) -count=1 -timeout 10m -run 'FullDisk|DiskIsTakenAway' ./cmd/snipdb
 
-crash-matrix: setup ## kill a node at each failpoint under load; POINT=name for some, SEED=n for the same moments again
-	SNIPDB_CRASH_MATRIX=1 SNIPDB_CRASH_SEED=$(SEED) go test $(GOFLAGS_ALL) -count 1 -v -timeout 90m -run 'TestCrashMatrix/$(POINT)' ./cmd/crashmatrix
+crash-matrix: setup ## kill a node at each failpoint under load; POINT=name for some, PART=2/5 for a fifth, SEED=n for the same moments again
+	SNIPDB_CRASH_MATRIX=1 SNIPDB_CRASH_SEED=$(SEED) SNIPDB_CRASH_PART=$(PART) go test $(GOFLAGS_ALL) -count 1 -v -timeout 90m -run 'TestCrashMatrix/$(POINT)' ./cmd/crashmatrix
 
 bench: setup ## every Go benchmark, once
 	go test $(GOFLAGS_ALL) -run '^$$' -bench . -benchtime 1x -timeout 30m ./...

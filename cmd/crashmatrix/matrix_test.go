@@ -7,6 +7,7 @@
 //
 //	make crash-matrix                    every row; SEED=7 for the same moments again
 //	make crash-matrix POINT=pointer      the rows whose names match
+//	make crash-matrix PART=2/5           the second fifth of the rows
 package crashmatrix
 
 import (
@@ -203,6 +204,8 @@ type settings struct {
 	all  bool
 	seed uint64
 	keep string // the folder for the data of rows that fail
+	// part of parts is run: rows from first on, and fewer than end.
+	first, end int
 }
 
 func readSettings(t *testing.T) settings {
@@ -213,6 +216,14 @@ func readSettings(t *testing.T) settings {
 		if s.seed, err = strconv.ParseUint(text, 10, 64); err != nil {
 			t.Fatalf("SNIPDB_CRASH_SEED: %v", err)
 		}
+	}
+	s.end = len(matrix)
+	if text := os.Getenv("SNIPDB_CRASH_PART"); text != "" {
+		var part, parts int
+		if _, err := fmt.Sscanf(text, "%d/%d", &part, &parts); err != nil || part < 1 || part > parts {
+			t.Fatalf("SNIPDB_CRASH_PART is %q; it must be like 2/5", text)
+		}
+		s.first, s.end = (part-1)*len(matrix)/parts, part*len(matrix)/parts
 	}
 	s.keep = filepath.Join(os.TempDir(), fmt.Sprintf("snipdb-crash-%d", s.seed))
 	return s
@@ -227,7 +238,7 @@ func TestCrashMatrix(t *testing.T) {
 	start := time.Now()
 	var results []*result
 	for i, r := range matrix {
-		if !s.all && !r.quick {
+		if !s.all && !r.quick || i < s.first || i >= s.end {
 			continue
 		}
 		t.Run(r.name(), func(t *testing.T) {

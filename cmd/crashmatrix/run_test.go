@@ -1,11 +1,9 @@
 package crashmatrix
 
 import (
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -44,6 +42,33 @@ type result struct {
 	docs    int
 	replay  string // how the new node got the state
 	passed  bool
+	sums
+}
+
+// sums are what the rows count, for the last lines of the report.
+type sums struct {
+	kills int
+	// compared is how many documents were read from nodes and compared with
+	// what was acknowledged; the next three are of these.
+	compared, lost, wrong, extra int
+	// rebuilt is how many states were compared, row by row, with a replay of
+	// snapshot and log; fromNothing of them began with an empty state, and
+	// notRebuilt could not be, because the crash left an older state than its
+	// snapshot. digests is how many replays of different nodes to one index
+	// had to come to the same bytes.
+	rebuilt, fromNothing, notRebuilt, digests int
+}
+
+func (s *sums) add(o sums) {
+	s.kills += o.kills
+	s.compared += o.compared
+	s.lost += o.lost
+	s.wrong += o.wrong
+	s.extra += o.extra
+	s.rebuilt += o.rebuilt
+	s.fromNothing += o.fromNothing
+	s.notRebuilt += o.notRebuilt
+	s.digests += o.digests
 }
 
 // mixer is the other half of each seed: with a zero there, seeds that are near
@@ -135,69 +160,11 @@ func (c *crash) noteFall(n *proctest.Node, point failpoint.Name) {
 	if len(falls) == 0 || falls[len(falls)-1][1] != string(point) {
 		c.t.Fatalf("%s ended (%v), and not at %s: %v", n.ID, err, point, falls)
 	}
+	c.result.kills++
 	if point == c.result.point {
 		c.result.node = n.ID
 		c.result.hit, _ = strconv.Atoi(falls[len(falls)-1][2])
 	}
-}
-
-// inspection is what `snipdb inspect -o json` says.
-type inspection struct {
-	Restore   bool   `json:"restore_snapshot"`
-	DropLog   bool   `json:"drop_log"`
-	Reason    string `json:"reason"`
-	Violation string `json:"violation"`
-	Applied   uint64 `json:"applied_index"`
-	Snapshot  uint64 `json:"snapshot_index"`
-	FirstLog  uint64 `json:"first_log_index"`
-	LastLog   uint64 `json:"last_log_index"`
-}
-
-// examine asks inspect for its verdict on I1 to I4, on a copy of the dead
-// node's directory: to open the stores cleans up, and that is the restart's
-// to do.
-func (c *crash) examine(n *proctest.Node) {
-	c.t.Helper()
-	copied := filepath.Join(c.dir, n.ID+"-at-the-crash")
-	if err := os.RemoveAll(copied); err != nil {
-		c.t.Fatal(err)
-	}
-	if out, err := exec.Command("cp", "-a", n.Dir, copied).CombinedOutput(); err != nil {
-		c.t.Fatalf("copy the directory of %s: %v: %s", n.ID, err, out)
-	}
-	i, text, err := c.inspect(copied)
-	switch {
-	case err != nil && strings.Contains(text, "never run"):
-		c.result.plan = "new"
-	case err != nil:
-		c.t.Errorf("inspect says of the directory that %s left: %v: %s", n.ID, err, text)
-	default:
-		c.result.plan = i.plan()
-	}
-}
-
-func (c *crash) inspect(dir string) (inspection, string, error) {
-	cmd := exec.Command(proctest.Binary(c.t, "snipdb", "failpoints"), "inspect", "-o", "json", "--data-dir", dir)
-	var warnings strings.Builder
-	cmd.Stderr = &warnings
-	out, err := cmd.Output()
-	var i inspection
-	if err == nil {
-		err = json.Unmarshal(out, &i)
-	}
-	return i, warnings.String() + i.Violation, err
-}
-
-func (i inspection) plan() string {
-	switch {
-	case i.Restore && i.DropLog:
-		return "restore, drop log"
-	case i.Restore:
-		return "restore"
-	case i.DropLog:
-		return "drop log"
-	}
-	return "start"
 }
 
 // restart starts the node again and lets the load go on with it.
@@ -251,7 +218,17 @@ func table(results []*result, seed uint64, took time.Duration) string {
 			orDash(r.plan), r.restart.Round(10*time.Millisecond), r.writes, r.retries, r.docs, orDash(r.replay), r.took.Round(100*time.Millisecond), verdict)
 	}
 	_ = w.Flush()
-	fmt.Fprintf(&text, "seed %d: %d of %d rows passed, %d of %d points, in %v\n", seed, passed, len(results), len(points), len(failpoint.Names()), took.Round(time.Second))
+	var total sums
+	writes, retries := 0, 0
+	for _, r := range results {
+		total.add(r.sums)
+		writes, retries = writes+r.writes, retries+r.retries
+	}
+	fmt.Fprintf(&text, "seed %d: %d of %d rows passed, %d of %d points fired, %d kills, in %v\n", seed, passed, len(results), len(points), len(failpoint.Names()), total.kills, took.Round(time.Second))
+	fmt.Fprintf(&text, "writes: %d acknowledged, %d tries repeated; %d documents compared on all nodes: %d lost, %d wrong, %d too many or twice\n",
+		writes, retries, total.compared, total.lost, total.wrong, total.extra)
+	fmt.Fprintf(&text, "replays: %d states equal to a replay row by row (%d of them from nothing), %d older than their snapshot at the crash, %d replays of nodes to one index with one digest\n",
+		total.rebuilt, total.fromNothing, total.notRebuilt, total.digests)
 	return text.String()
 }
 

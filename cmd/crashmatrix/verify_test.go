@@ -78,6 +78,7 @@ func (c *crash) read(n *proctest.Node) state {
 		}
 	}
 	if again := len(ids) - len(slices.Compact(slices.Sorted(slices.Values(ids)))); again > 0 {
+		c.result.extra += again
 		c.t.Errorf("%s lists %d documents twice", n.ID, again)
 	}
 	var (
@@ -144,6 +145,8 @@ func (c *crash) checkContent(n *proctest.Node, got state) {
 			extra = append(extra, id+": "+got[id])
 		}
 	}
+	r := c.result
+	r.compared, r.lost, r.wrong, r.extra = r.compared+len(c.load.want), r.lost+len(lost), r.wrong+len(wrong), r.extra+len(extra)
 	if len(lost)+len(wrong)+len(extra) > 0 {
 		c.t.Errorf("%s: of %d documents %d are lost %.300q, %d are wrong %.600q, and %d are too many %.600q",
 			n.ID, len(c.load.want), len(lost), lost, len(wrong), wrong, len(extra), extra)
@@ -194,13 +197,17 @@ func (c *crash) checkStopped() {
 	for _, n := range slices.Backward(c.Nodes) {
 		n.Stop()
 	}
+	at := map[*proctest.Node]inspection{}
 	for _, n := range c.Nodes {
 		i, text, err := c.inspect(n.Dir)
 		if err != nil || i.Restore || i.DropLog {
 			c.t.Errorf("inspect says of %s at the end: %v %s %+v", n.ID, err, text, i)
 		}
+		c.checkReplay(n.ID+", at the end", i)
 		checkLeftovers(c.t, n)
+		at[n] = i
 	}
+	c.checkDigests(at)
 }
 
 // waitQuiet waits until every node has applied what is committed: a node that
