@@ -150,8 +150,9 @@ func (s *slice) commit() error {
 		return fmt.Errorf("fsm: commit up to entry %d: %w", s.at.Index, err)
 	}
 	failpoint.Hit(failpoint.CommitAfter)
+	hash := stateHash{sum: s.b.StateSum(), points: s.b.Points()}
 	s.drop()
-	s.f.publish(s.at, s.sys)
+	s.f.publish(s.at, s.sys, hash)
 	return nil
 }
 

@@ -20,6 +20,7 @@ type entry struct {
 	// touched is what earlier commands of this entry changed (invariant F6).
 	touched map[target]struct{}
 	spent   spent
+	ticked  bool // a command of this entry was a Tick
 }
 
 // spent is what an entry has used of the bounds on its work: MaxMovedBytes,
@@ -90,7 +91,15 @@ func (e *entry) run(commands []*command.Command) ([]*command.Result, error) {
 	if e.sys.clockMs != before {
 		e.b.PutSystem(clockKey, encodeNumber(uint64(e.sys.clockMs)))
 	}
-	return results, e.expire(len(commands))
+	if err := e.expire(len(commands)); err != nil {
+		return nil, err
+	}
+	// Invariant F13: every node marks the state after each entry with a Tick.
+	// Nothing of the entry is written after this line.
+	if e.ticked {
+		e.b.MarkPoint(e.at)
+	}
+	return results, nil
 }
 
 // advance moves the replicated clock: never back, and not further than

@@ -15,6 +15,7 @@ import (
 	"github.com/snipdb/snipdb/fsm/command"
 	"github.com/snipdb/snipdb/fsm/snapshot"
 	"github.com/snipdb/snipdb/storage"
+	"github.com/snipdb/snipdb/storage/snippet"
 )
 
 // The errors that callers branch on.
@@ -71,8 +72,15 @@ type FSM struct {
 
 // published is one committed position with the small rows as of it.
 type published struct {
-	at  storage.Position
-	sys system
+	at   storage.Position
+	sys  system
+	hash stateHash
+}
+
+// stateHash is the state hash at a position, with the newest points before it.
+type stateHash struct {
+	sum    snippet.Sum
+	points []storage.Point // replaced, never changed
 }
 
 // rules are the constants of the format that tests want smaller.
@@ -124,16 +132,20 @@ func (f *FSM) reload() error {
 	if err != nil {
 		return err
 	}
-	f.publish(view.Position(), sys)
+	sum, points, err := view.StateHash()
+	if err != nil {
+		return fmt.Errorf("fsm: read state: %w", err)
+	}
+	f.publish(view.Position(), sys, stateHash{sum: sum, points: points})
 	return nil
 }
 
 // publish makes a committed position visible and wakes its waiters.
-func (f *FSM) publish(at storage.Position, sys system) {
+func (f *FSM) publish(at storage.Position, sys system, hash stateHash) {
 	if old := f.now.Load(); sys.clusterID != "" && (old == nil || old.sys.clusterID != sys.clusterID) {
 		f.snaps.SetClusterID(sys.clusterID)
 	}
-	f.now.Store(&published{at: at, sys: sys})
+	f.now.Store(&published{at: at, sys: sys, hash: hash})
 	f.metrics.applied.Set(float64(at.Index))
 	f.waiters.wake(at.Index)
 }
@@ -145,6 +157,14 @@ func (f *FSM) Close() { f.waiters.close() }
 func (f *FSM) Applied() (index, term uint64) {
 	at := f.now.Load().at
 	return at.Index, at.Term
+}
+
+// StateHash returns the state hash at the applied position, and those at the
+// newest Ticks, oldest first, all of one moment. Nodes that applied the same log
+// have the same (invariant F13). The slice must not be changed.
+func (f *FSM) StateHash() (now storage.Point, points []storage.Point) {
+	p := f.now.Load()
+	return storage.Point{Position: p.at, Sum: p.hash.sum}, p.hash.points
 }
 
 // WaitApplied returns nil when the applied index is at least index. It

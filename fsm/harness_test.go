@@ -176,6 +176,26 @@ func (m *machine) dump() string {
 	return b.String()
 }
 
+// verified reads every row, compares the state hash that was kept with one made
+// of them, and returns what the machine says of it.
+func (m *machine) verified() (storage.Point, []storage.Point) {
+	m.tb.Helper()
+	v, err := m.store.View()
+	if err != nil {
+		m.tb.Fatalf("View: %v", err)
+	}
+	defer v.Close()
+	r, err := v.Verify(context.Background(), storage.VerifyOptions{})
+	if err != nil {
+		m.tb.Fatalf("Verify: %v", err)
+	}
+	now, points := m.f.StateHash()
+	if !r.OK() || now != (storage.Point{Position: r.Position, Sum: r.Computed}) {
+		m.tb.Fatalf("the state hash is %v, a scan finds %+v", now, r)
+	}
+	return now, points
+}
+
 // document reads a document with its snippets; nil if there is none.
 func (m *machine) document(collection, id string) (*snippet.Document, []snippet.Snippet) {
 	m.tb.Helper()

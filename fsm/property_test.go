@@ -236,6 +236,10 @@ func TestSameLogSameState(t *testing.T) {
 		if a, b := plain.dump(), wild.dump(); a != b {
 			rt.Fatalf("the states differ:\n%s\n%s", a, b)
 		}
+		plainNow, points := plain.verified()
+		if wildNow, wildPoints := wild.verified(); wildNow != plainNow || !slices.Equal(points, wildPoints) {
+			rt.Fatalf("the state hashes differ: %v with %v, and %v with %v", plainNow, points, wildNow, wildPoints)
+		}
 		pa, ta := plain.f.Applied()
 		if wa, wt := wild.f.Applied(); wa != pa || wt != ta || pa != p.logs[len(p.logs)-1].Index {
 			rt.Fatalf("positions %d/%d and %d/%d", pa, ta, wa, wt)

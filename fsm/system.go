@@ -70,6 +70,7 @@ func done() *command.Result { return &command.Result{Outcome: command.Outcome_DO
 // people who read the log: what counts is the term in which it was committed.
 func (x *execution) tick(*command.Command_Tick) (*command.Result, error) {
 	failpoint.Hit(failpoint.ApplyTick)
+	x.ticked = true
 	if x.at.Term > x.sys.tickTerm {
 		x.sys.tickTerm = x.at.Term
 		x.b.PutSystem(tickKey, encodeNumber(x.at.Term))

@@ -37,6 +37,9 @@ type buffers struct {
 	undo  []undo
 	saves []save
 	idem  idemState
+	acct  accounts
+	// hashKey is scratch space: keyBuf may hold the key that is being written.
+	hashKey [5]byte
 
 	keyBuf, valueBuf, rowBuf, scanBuf []byte
 
@@ -60,6 +63,9 @@ type save struct {
 	count  uint32
 	undos  int
 	idem   idemState
+	total  snippet.Sum
+	// journal is the length of accounts.journal.
+	journal int
 }
 
 // NewBatch starts a batch. On a closed database every method of the batch
@@ -80,6 +86,8 @@ func (db *DB) NewBatch() *Batch {
 	if s := db.idem.Load(); s != nil {
 		in.idem = *s
 	}
+	h := db.hash.Load()
+	in.acct.total, in.acct.points, in.acct.off = h.total, h.points, db.opts.NoStateHash
 	return &Batch{buffers: in, db: db, base: db.commitCount.Load()}
 }
 
@@ -99,6 +107,7 @@ func (b *Batch) Destroy() {
 	if cap(in.rep.b) > keptRepBytes {
 		in.rep.b = nil
 	}
+	in.acct.reset()
 	in.seq = 0
 	clear(in.undo)
 	in.undo, in.saves, in.idem = in.undo[:0], in.saves[:0], idemState{}
@@ -119,7 +128,9 @@ func (b *Batch) Savepoint() int {
 	if b.failed != nil {
 		return 0
 	}
-	b.saves = append(b.saves, save{repLen: len(b.rep.b), count: b.rep.count, undos: len(b.undo), idem: b.idem})
+	b.saves = append(b.saves, save{repLen: len(b.rep.b), count: b.rep.count, undos: len(b.undo), idem: b.idem,
+		total: b.acct.total, journal: len(b.acct.journal)})
+	b.acct.epoch++
 	return len(b.saves) - 1
 }
 
@@ -150,6 +161,8 @@ func (b *Batch) Rollback(savepoint int) {
 	b.undo = b.undo[:s.undos]
 	b.rep.b, b.rep.count = b.rep.b[:s.repLen], s.count
 	b.idem = s.idem
+	b.acct.total = s.total
+	b.acct.rollBack(s.journal)
 	b.saves = b.saves[:savepoint+1]
 }
 
@@ -200,6 +213,7 @@ func (b *Batch) get(cf int, key []byte) ([]byte, error) {
 	if cap(v) > cap(b.valueBuf) && cap(v) <= maxKeptValue {
 		b.valueBuf = v
 	}
+	b.acct.seen(cf, key, v)
 	return v, nil
 }
 
@@ -217,28 +231,61 @@ func (b *Batch) note(cf int, key []byte, p point) {
 	}
 }
 
+// put writes a row and counts it in the state hash.
 func (b *Batch) put(cf int, key, value []byte) {
-	if b.failed == nil {
-		off := b.rep.put(b.db.n.families[cf].id, key, value)
-		b.note(cf, key, point{off: off, len: len(value)})
+	if b.failed != nil {
+		return
 	}
+	var sum snippet.Sum
+	if !b.acct.off && !uncounted(cf, key) {
+		old := b.oldSum(cf, key) // it uses the scratch memory that sum does
+		sum = rowSum(&b.acct.hasher, cf, key, value)
+		b.change(cf, key, sum, old)
+	}
+	off := b.rep.put(b.db.n.families[cf].id, key, value)
+	b.note(cf, key, point{off: off, len: len(value), sum: sum})
 }
 
-func (b *Batch) putString(cf int, key []byte, value string) {
-	if b.failed == nil {
-		off := b.rep.putString(b.db.n.families[cf].id, key, value)
-		b.note(cf, key, point{off: off, len: len(value)})
+// putNew is put of a row of which the caller knows that there is none yet.
+func (b *Batch) putNew(cf int, key []byte, value string) {
+	if b.failed != nil {
+		return
 	}
+	var sum snippet.Sum
+	if !b.acct.off && !uncounted(cf, key) {
+		sum = rowSum(&b.acct.hasher, cf, key, value)
+		b.change(cf, key, sum, snippet.Sum{})
+	}
+	off := b.rep.putString(b.db.n.families[cf].id, key, value)
+	b.note(cf, key, point{off: off, len: len(value), sum: sum})
 }
 
+// delete deletes a row and takes it out of the state hash.
 func (b *Batch) delete(cf int, key []byte) {
+	if b.failed == nil && !b.acct.off && !uncounted(cf, key) {
+		b.change(cf, key, snippet.Sum{}, b.oldSum(cf, key))
+	}
+	b.deleteCounted(cf, key)
+}
+
+// deleteKnown is delete of a row whose value the caller knows.
+func (b *Batch) deleteKnown(cf int, key []byte, value string) {
+	if b.failed == nil && !b.acct.off {
+		b.change(cf, key, snippet.Sum{}, rowSum(&b.acct.hasher, cf, key, value))
+	}
+	b.deleteCounted(cf, key)
+}
+
+// deleteCounted deletes a row that the caller has taken out of the state hash.
+func (b *Batch) deleteCounted(cf int, key []byte) {
 	if b.failed == nil {
 		b.rep.delete(b.db.n.families[cf].id, key)
 		b.note(cf, key, point{deleted: true})
 	}
 }
 
-// deleteRange deletes the keys in [lo, hi); the batch keeps both slices.
+// deleteRange deletes the keys in [lo, hi), which the caller has taken out of
+// the state hash; the batch keeps both slices.
 func (b *Batch) deleteRange(cf int, lo, hi []byte) {
 	if b.failed != nil {
 		return
@@ -376,6 +423,10 @@ func (b *Batch) DeleteCollection(c *snippet.Collection) error {
 	lo, hi := appendCollectionPrefix(nil, c.ID), appendCollectionPrefix(nil, c.ID+1)
 	for _, cf := range [...]int{cfDocs, cfListing, cfSnippetMeta, cfText, cfVectors} {
 		b.deleteRange(cf, lo, hi)
+	}
+	if !b.acct.off {
+		sum := b.collectionSum(c.ID)
+		b.acct.total, sum.sum = b.acct.total.Sub(sum.sum), snippet.Sum{}
 	}
 	return b.addCollections(-1)
 }

@@ -3,6 +3,8 @@ package storage
 import (
 	"fmt"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
@@ -25,14 +27,14 @@ func (b *Batch) PutDocument(coll uint32, d *snippet.Document, created bool) erro
 	b.rowBuf = row
 	b.put(cfDocs, appendDocumentKey(b.key(), coll, d.ID), row)
 	if !created {
-		return nil
+		return b.usable()
 	}
-	b.putString(cfListing, appendOrdinalKey(b.key(), coll, d.Ordinal), d.ID)
+	b.putNew(cfListing, appendOrdinalKey(b.key(), coll, d.Ordinal), d.ID)
 	if !d.Owner.IsZero() {
-		b.put(cfListing, appendOwnerIDKey(b.key(), coll, d.Owner, d.ID), nil)
-		b.putString(cfListing, appendOwnerOrdinalKey(b.key(), coll, d.Owner, d.Ordinal), d.ID)
+		b.putNew(cfListing, appendOwnerIDKey(b.key(), coll, d.Owner, d.ID), "")
+		b.putNew(cfListing, appendOwnerOrdinalKey(b.key(), coll, d.Owner, d.Ordinal), d.ID)
 	}
-	return nil
+	return b.usable()
 }
 
 // maxPointDeletes is up to how many snippets a document's rows are deleted
@@ -47,16 +49,19 @@ func (b *Batch) DeleteDocument(coll uint32, d *snippet.Document) error {
 		return err
 	}
 	b.delete(cfDocs, appendDocumentKey(b.key(), coll, d.ID))
-	b.delete(cfListing, appendOrdinalKey(b.key(), coll, d.Ordinal))
+	b.deleteKnown(cfListing, appendOrdinalKey(b.key(), coll, d.Ordinal), d.ID)
 	if !d.Owner.IsZero() {
-		b.delete(cfListing, appendOwnerIDKey(b.key(), coll, d.Owner, d.ID))
-		b.delete(cfListing, appendOwnerOrdinalKey(b.key(), coll, d.Owner, d.Ordinal))
+		b.deleteKnown(cfListing, appendOwnerIDKey(b.key(), coll, d.Owner, d.ID), "")
+		b.deleteKnown(cfListing, appendOwnerOrdinalKey(b.key(), coll, d.Owner, d.Ordinal), d.ID)
+	}
+	if !b.acct.off {
+		b.change(cfSnippetMeta, appendSnippetKey(b.key(), coll, d, 0), snippet.Sum{}, d.SnippetsSum)
 	}
 	if d.SnippetCount <= maxPointDeletes {
 		for i := range d.SnippetCount {
 			b.deleteSnippetRows(coll, d, i)
 		}
-		return nil
+		return b.usable()
 	}
 	lo, hi := appendSnippetKey(nil, coll, d, 0), appendSnippetKey(nil, coll, d, d.SnippetCount)
 	for _, cf := range [...]int{cfSnippetMeta, cfText, cfVectors} {
@@ -77,16 +82,21 @@ func (b *Batch) Snippet(coll uint32, d *snippet.Document, index int, withVector 
 
 // PutSnippet writes a whole snippet. Without a vector the vector row is
 // deleted, and the snippet is stored as not embedded.
+//
+// Like all changes of snippets it changes d.SnippetsSum, so the document must
+// be written after it (PutDocument), and d must be the one that is written.
 func (b *Batch) PutSnippet(coll uint32, d *snippet.Document, s *snippet.Snippet) error {
 	if err := b.usable(); err != nil {
 		return err
 	}
 	meta := *metaOf(s)
-	meta.Embedded = s.Vector != nil
+	if meta.Embedded = s.Vector != nil; meta.Embedded {
+		meta.VectorDigest = xxhash.Sum64(s.Vector)
+	}
 	if err := b.putSnippetMeta(coll, d, s.Index, &meta); err != nil {
 		return err
 	}
-	b.putString(cfText, appendSnippetKey(b.key(), coll, d, s.Index), s.Content)
+	b.putNew(cfText, appendSnippetKey(b.key(), coll, d, s.Index), s.Content)
 	if s.Vector != nil {
 		b.put(cfVectors, appendSnippetKey(b.key(), coll, d, s.Index), s.Vector)
 	} else {
@@ -101,10 +111,21 @@ func (b *Batch) PutSnippetText(coll uint32, d *snippet.Document, s *snippet.Snip
 	if err := b.usable(); err != nil {
 		return err
 	}
-	if err := b.putSnippetMeta(coll, d, s.Index, metaOf(s)); err != nil {
+	meta := metaOf(s)
+	if s.Embedded {
+		old, err := b.SnippetMeta(coll, d, s.Index)
+		if err != nil {
+			return err
+		}
+		if old == nil || !old.Embedded {
+			return fmt.Errorf("storage: put text: snippet %d of document %q has no vector to keep", s.Index, d.ID)
+		}
+		meta.VectorDigest = old.VectorDigest
+	}
+	if err := b.putSnippetMeta(coll, d, s.Index, meta); err != nil {
 		return err
 	}
-	b.putString(cfText, appendSnippetKey(b.key(), coll, d, s.Index), s.Content)
+	b.putNew(cfText, appendSnippetKey(b.key(), coll, d, s.Index), s.Content)
 	return nil
 }
 
@@ -118,7 +139,7 @@ func (b *Batch) PutEmbedding(coll uint32, d *snippet.Document, index int, model 
 	if meta == nil {
 		return fmt.Errorf("storage: put embedding: document %q has no snippet %d", d.ID, index)
 	}
-	meta.Model, meta.Embedded, meta.Revision = model, true, revision
+	meta.Model, meta.Embedded, meta.Revision, meta.VectorDigest = model, true, revision, xxhash.Sum64(v)
 	if err := b.putSnippetMeta(coll, d, index, meta); err != nil {
 		return err
 	}
@@ -133,22 +154,32 @@ func (b *Batch) putSnippetMeta(coll uint32, d *snippet.Document, index int, m *S
 		return err
 	}
 	b.rowBuf = row
+	before := b.acct.total
 	b.put(cfSnippetMeta, appendSnippetKey(b.key(), coll, d, index), row)
-	return nil
+	d.SnippetsSum = d.SnippetsSum.Add(b.acct.total.Sub(before))
+	return b.usable()
 }
 
-// DeleteSnippet deletes the rows of one snippet. It renumbers nothing.
+// DeleteSnippet deletes the rows of one snippet. It renumbers nothing. See
+// PutSnippet for d.
 func (b *Batch) DeleteSnippet(coll uint32, d *snippet.Document, index int) error {
 	if err := b.usable(); err != nil {
 		return err
 	}
+	if !b.acct.off {
+		key := appendSnippetKey(b.key(), coll, d, index)
+		old := b.oldSum(cfSnippetMeta, key)
+		b.change(cfSnippetMeta, key, snippet.Sum{}, old)
+		d.SnippetsSum = d.SnippetsSum.Sub(old)
+	}
 	b.deleteSnippetRows(coll, d, index)
-	return nil
+	return b.usable()
 }
 
+// deleteSnippetRows deletes rows that are taken out of the state hash already.
 func (b *Batch) deleteSnippetRows(coll uint32, d *snippet.Document, index int) {
 	for _, cf := range [...]int{cfSnippetMeta, cfText, cfVectors} {
-		b.delete(cf, appendSnippetKey(b.key(), coll, d, index))
+		b.deleteCounted(cf, appendSnippetKey(b.key(), coll, d, index))
 	}
 }
 

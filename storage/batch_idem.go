@@ -7,7 +7,12 @@ import (
 )
 
 // The idempotency rows: one row per key, a queue of the same rows ordered by
-// expiry, and their number. All three change in the same batch.
+// expiry, and their number. All three change in the same batch. The queue's row
+// ends in a digest of the key's row, so that the state hash covers that one
+// too, and an expiry need not read it.
+
+// queueValue is the length of a row of the queue: hash of the key, digest.
+const queueValue = 32 + 8
 
 // idemHeader is the front of an idempotency row, before the caller's bytes:
 // expiry, index and sequence number, which are the row's place in the queue.
@@ -52,8 +57,9 @@ func (b *Batch) PutIdempotency(keyHash [32]byte, expiresMs int64, index uint64, 
 		if len(old) < idemHeader {
 			return fmt.Errorf("storage: read idempotency row: %d bytes: %w", len(old), ErrCorrupt)
 		}
-		b.delete(cfIdempotency, appendQueueKey(b.key(), int64(binary.BigEndian.Uint64(old)),
-			binary.BigEndian.Uint64(old[8:]), binary.BigEndian.Uint32(old[16:])))
+		value := binary.BigEndian.AppendUint64(keyHash[:], b.acct.idemDigest(keyHash[:], old))
+		b.deleteKnown(cfIdempotency, appendQueueKey(b.key(), int64(binary.BigEndian.Uint64(old)),
+			binary.BigEndian.Uint64(old[8:]), binary.BigEndian.Uint32(old[16:])), string(value))
 	} else {
 		b.idem.count++
 		b.putCounter(cfIdempotency, keyIdempotencyCount, b.idem.count)
@@ -62,9 +68,10 @@ func (b *Batch) PutIdempotency(keyHash [32]byte, expiresMs int64, index uint64, 
 	v = binary.BigEndian.AppendUint64(v, index)
 	v = append(binary.BigEndian.AppendUint32(v, seq), row...)
 	b.rowBuf = v
+	digest := b.acct.idemDigest(keyHash[:], v)
 	b.put(cfIdempotency, appendIdempotencyKey(b.key(), keyHash), v)
 	place := appendQueueKey(nil, expiresMs, index, seq)
-	b.put(cfIdempotency, place, keyHash[:])
+	b.putNew(cfIdempotency, place, string(binary.BigEndian.AppendUint64(keyHash[:], digest)))
 	if b.idem.count == 1 || bytes.Compare(place, b.idem.from) < 0 {
 		b.idem.oldest, b.idem.from = expiresMs, place
 	}
@@ -93,13 +100,13 @@ func (b *Batch) loadIdempotency() error {
 
 // scanQueue calls fn for the rows of the queue from a key on, oldest first,
 // until fn returns false.
-func (b *Batch) scanQueue(from []byte, fn func(expiresMs int64, key, hash []byte) bool) error {
-	return b.scanMerged(cfIdempotency, from, []byte{idemQueue + 1}, func(key, hash []byte) (bool, error) {
-		if len(key) != 1+idemHeader || len(hash) != 32 {
+func (b *Batch) scanQueue(from []byte, fn func(expiresMs int64, key, value []byte) bool) error {
+	return b.scanMerged(cfIdempotency, from, []byte{idemQueue + 1}, func(key, value []byte) (bool, error) {
+		if len(key) != 1+idemHeader || len(value) != queueValue {
 			return false, fmt.Errorf("storage: read idempotency queue: key %x: %w", key, ErrCorrupt)
 		}
 		expires, _, _ := parseQueueKey(key)
-		return fn(expires, key, hash), nil
+		return fn(expires, key, value), nil
 	})
 }
 
@@ -114,22 +121,25 @@ func (b *Batch) ExpireIdempotency(nowMs int64, maxRows int64, atMost int) (int, 
 	if atMost <= 0 || b.idem.count == 0 || (over <= 0 && b.idem.oldest > nowMs) {
 		return 0, nil
 	}
-	type place struct{ queue, row []byte }
+	type place struct {
+		queue, row []byte
+		value      string
+	}
 	var doomed []place
 	after := idemState{known: true, count: b.idem.count}
-	err := b.scanQueue(b.idem.from, func(expiresMs int64, key, hash []byte) bool {
+	err := b.scanQueue(b.idem.from, func(expiresMs int64, key, value []byte) bool {
 		if len(doomed) == atMost || (expiresMs > nowMs && int64(len(doomed)) >= over) {
 			after.oldest, after.from = expiresMs, bytes.Clone(key)
 			return false
 		}
-		doomed = append(doomed, place{queue: bytes.Clone(key), row: append([]byte{idemRow}, hash...)})
+		doomed = append(doomed, place{queue: bytes.Clone(key), row: append([]byte{idemRow}, value[:32]...), value: string(value)})
 		return true
 	})
 	if err != nil {
 		return 0, err
 	}
 	for _, p := range doomed {
-		b.delete(cfIdempotency, p.queue)
+		b.deleteKnown(cfIdempotency, p.queue, p.value)
 		b.delete(cfIdempotency, p.row)
 	}
 	if after.count -= uint64(len(doomed)); (after.from == nil) != (after.count == 0) {

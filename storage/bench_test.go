@@ -21,14 +21,14 @@ func benchDocument(b *testing.B, batch *Batch, c *snippet.Collection, id, text s
 		b.Fatal(err)
 	}
 	d = &snippet.Document{ID: id, Owner: snippet.Owner{Type: "agent", ID: "a1"}, Ordinal: ordinal, Title: "title", SnippetCount: 10, EmbeddedCount: 10}
-	if err := batch.PutDocument(c.ID, d, true); err != nil {
-		b.Fatal(err)
-	}
 	for i := range 10 {
 		s := snippet.Snippet{Index: i, Content: text, ContentHash: hash, Embedded: true, Model: "m", Vector: v}
 		if err := batch.PutSnippet(c.ID, d, &s); err != nil {
 			b.Fatal(err)
 		}
+	}
+	if err := batch.PutDocument(c.ID, d, true); err != nil {
+		b.Fatal(err)
 	}
 	c.Documents++
 	if err := batch.PutCollection(c); err != nil {

@@ -52,6 +52,8 @@ type DB struct {
 	commitCount atomic.Uint64
 	// idem is what the last committed batch knew of the idempotency queue.
 	idem atomic.Pointer[idemState]
+	// hash is the state hash as of the last commit.
+	hash atomic.Pointer[hashState]
 	// batches holds destroyed batches for use again.
 	batches sync.Pool
 	closing sync.Once
@@ -103,7 +105,7 @@ func (db *DB) load() error {
 			return err
 		}
 	case len(format) != 4 || binary.BigEndian.Uint32(format) != formatVersion:
-		return fmt.Errorf("format %x, this release knows %d: %w", format, formatVersion, ErrFormat)
+		return formatError(format)
 	}
 	row, err := db.n.get(cfMeta, nil, keyPosition, nil)
 	if err != nil {
@@ -113,8 +115,23 @@ func (db *DB) load() error {
 	if err != nil {
 		return err
 	}
+	h, err := loadHash(func(key []byte) ([]byte, error) { return db.n.get(cfMeta, nil, key, nil) })
+	if err != nil {
+		return err
+	}
 	db.position.Store(&p)
+	db.hash.Store(&h)
 	return nil
+}
+
+// formatError says what to do about a database of another format.
+func formatError(format []byte) error {
+	if len(format) == 4 && binary.BigEndian.Uint32(format) < formatVersion {
+		return fmt.Errorf("it has format %d of an earlier release, this release writes %d and does not convert it"+
+			" (empty the data directory and let the node join again, if the other nodes have the data): %w",
+			binary.BigEndian.Uint32(format), formatVersion, ErrFormat)
+	}
+	return fmt.Errorf("format %x, this release knows %d: %w", format, formatVersion, ErrFormat)
 }
 
 // create writes the format row of a new database. It is flushed, because a
@@ -196,6 +213,11 @@ func (db *DB) Commit(b *Batch, at Position) error {
 	case at.Index < now.Index:
 		return fmt.Errorf("storage: commit %s after %s: %w", at, now, ErrPosition)
 	}
+	had := db.hash.Load()
+	b.writeSums(had)
+	if b.failed != nil {
+		return fmt.Errorf("storage: commit: %w", b.failed)
+	}
 	var row [positionBytes]byte
 	b.rep.put(db.n.families[cfMeta].id, keyPosition, appendPosition(row[:0], at))
 	b.failed = errCommitted
@@ -204,6 +226,7 @@ func (db *DB) Commit(b *Batch, at Position) error {
 	}
 	idem := b.idem
 	db.idem.Store(&idem)
+	db.hash.Store(&hashState{total: b.acct.total, points: b.acct.points})
 	db.commitCount.Add(1)
 	db.position.Store(&at)
 	return nil

@@ -114,7 +114,6 @@ func newDocument(tb testing.TB, b *Batch, c *snippet.Collection, id string, o sn
 	if dim > 0 {
 		d.EmbeddedCount = n
 	}
-	must(tb, b.PutDocument(c.ID, d, true))
 	for i := range n {
 		text := fmt.Sprintf("%s snippet %d", id, i)
 		s := &snippet.Snippet{Index: i, Content: text, ContentHash: snippet.HashContent(text), Revision: ordinal}
@@ -123,6 +122,7 @@ func newDocument(tb testing.TB, b *Batch, c *snippet.Collection, id string, o sn
 		}
 		must(tb, b.PutSnippet(c.ID, d, s))
 	}
+	must(tb, b.PutDocument(c.ID, d, true))
 	return d
 }
 

@@ -54,6 +54,8 @@ const (
 	metaCollection = 'c'
 	metaOrdinal    = 'o'
 	metaSystem     = 's'
+	metaHash       = 'h' // alone: the state hash; with a collection's id: its sum
+	metaPoints     = 't' // the newest points of the state hash
 
 	idemRow   = 'k'
 	idemQueue = 'q'
@@ -73,6 +75,8 @@ var (
 	keyPosition         = []byte{metaPosition}
 	keyNextID           = []byte{metaNextID}
 	keyCollectionCount  = []byte{metaCount}
+	keyHash             = []byte{metaHash}
+	keyPoints           = []byte{metaPoints}
 	keyIdempotencyCount = []byte{idemCount}
 )
 
@@ -82,6 +86,11 @@ func appendCollectionKey(dst []byte, name string) []byte {
 
 func appendNextOrdinalKey(dst []byte, coll uint32) []byte {
 	return binary.BigEndian.AppendUint32(append(dst, metaOrdinal), coll)
+}
+
+// appendHashKey appends the key of the sum of a collection's rows.
+func appendHashKey(dst []byte, coll uint32) []byte {
+	return binary.BigEndian.AppendUint32(append(dst, metaHash), coll)
 }
 
 func appendSystemKey(dst []byte, key string) []byte {
@@ -193,6 +202,13 @@ func describeMeta(key []byte) (string, bool) {
 		return "next collection id", len(rest) == 0
 	case metaCount:
 		return "number of collections", len(rest) == 0
+	case metaPoints:
+		return "points of the state hash", len(rest) == 0
+	case metaHash:
+		if len(rest) == 4 {
+			return fmt.Sprintf("collection %d sum", binary.BigEndian.Uint32(rest)), true
+		}
+		return "state hash", len(rest) == 0
 	case metaCollection:
 		return fmt.Sprintf("collection %q", rest), len(rest) > 0
 	case metaSystem:

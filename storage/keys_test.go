@@ -18,7 +18,8 @@ import (
 func TestEncodings(t *testing.T) {
 	o := snippet.Owner{Type: "agent", ID: "a1"}
 	d := &snippet.Document{ID: "d1", Owner: o, Ordinal: 0x0102030405060708, Title: "T", Metadata: []byte(`{"k":"v"}`),
-		CreatedMs: 1700000000000, UpdatedMs: 1700000000001, Revision: 42, SnippetCount: 3, EmbeddedCount: 2}
+		CreatedMs: 1700000000000, UpdatedMs: 1700000000001, Revision: 42, SnippetCount: 3, EmbeddedCount: 2,
+		SnippetsSum: snippet.Sum{Hi: 0x0102030405060708, Lo: 0x090a0b0c0d0e0f10}}
 	free := &snippet.Document{ID: "d2", Ordinal: 7}
 	c := &snippet.Collection{Name: "docs", ID: 5, Dimension: 1024, Metric: snippet.Cosine, Analyzer: snippet.AnalyzerStandard,
 		CreatedMs: 1700000000000, UpdatedMs: 1700000000001, Revision: 9, Documents: 1, Snippets: 3, Embedded: 2}
@@ -33,6 +34,9 @@ func TestEncodings(t *testing.T) {
 	key("position", "meta", keyPosition)
 	key("next collection id", "meta", keyNextID)
 	key("collection count", "meta", keyCollectionCount)
+	key("state hash", "meta", keyHash)
+	key("sum of a collection", "meta", appendHashKey(nil, c.ID))
+	key("points of the state hash", "meta", keyPoints)
 	key("collection", "meta", appendCollectionKey(nil, c.Name))
 	key("next ordinal", "meta", appendNextOrdinalKey(nil, c.ID))
 	key("system", "meta", appendSystemKey(nil, SystemClusterID))
@@ -59,9 +63,15 @@ func TestEncodings(t *testing.T) {
 	dr.set(d)
 	value("document", &dr)
 	var sr SnippetRecord
-	sr.set(&SnippetMeta{ContentHash: hash, ContentLength: 5, Model: "m", Embedded: true, Revision: 42})
+	sr.set(&SnippetMeta{ContentHash: hash, ContentLength: 5, Model: "m", Embedded: true, Revision: 42,
+		TextDigest: 0x0102030405060708, VectorDigest: 0x1112131415161718})
 	value("snippet", &sr)
 	fmt.Fprintf(&out, "value  %-28s %s\n", "position", hex.EncodeToString(appendPosition(nil, Position{Index: 42, Term: 3})))
+	points := []Point{{Position: Position{Index: 42, Term: 3}, Sum: d.SnippetsSum}}
+	fmt.Fprintf(&out, "value  %-28s %s\n", "points of the state hash", hex.EncodeToString(encodePoints(points)))
+	row := rowSum(new(hasher), cfDocs, appendDocumentKey(nil, c.ID, d.ID), []byte("value"))
+	fmt.Fprintf(&out, "hash   %-28s %s\n", "of a document's row", row)
+	fmt.Fprintf(&out, "hash   %-28s %016x\n", "of an idempotency row", new(hasher).idemDigest(hash[:], []byte("value")))
 	fmt.Fprintf(&out, "log    %-28s %s\n", "key of index 42", hex.EncodeToString(appendLogKey(nil, 42)))
 	golden(t, "encodings.golden", out.String())
 }

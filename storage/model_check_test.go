@@ -139,9 +139,12 @@ func (m *machine) checkRows(rt *rapid.T, v *View, want *model) {
 		if _, err := DescribeKey(string(cf), key); err != nil {
 			return err
 		}
-		got[string(cf)]++
+		if string(cf) != "meta" || key[0] != metaHash && key[0] != metaPoints {
+			got[string(cf)]++
+		}
 		return nil
 	}))
+	m.checkHash(rt, v)
 	rows := map[string]int{}
 	for _, docs := range want.docs {
 		for _, d := range docs {
@@ -165,6 +168,25 @@ func (m *machine) checkRows(rt *rapid.T, v *View, want *model) {
 	if n := got["idempotency"]; n > 2*len(want.idem)+1 || n < 2*len(want.idem) {
 		rt.Fatalf("%d rows of idempotency for %d keys", n, len(want.idem))
 	}
+}
+
+// checkHash compares the state hash that was kept, step by step, with one made
+// of all rows, and the newest point with the hash when it was marked.
+func (m *machine) checkHash(rt *rapid.T, v *View) {
+	r, err := v.Verify(context.Background(), VerifyOptions{})
+	noErr(rt, err)
+	if !r.OK() {
+		rt.Fatalf("verification: %s", strings.Join(r.Problems, "\n"))
+	}
+	sum, points, err := v.StateHash()
+	noErr(rt, err)
+	equal(rt, "state hash", sum, r.Computed)
+	index := v.Position().Index
+	if index == 0 {
+		return
+	}
+	equal(rt, "points", len(points), min(int(index), MaxPoints))
+	equal(rt, "newest point", points[len(points)-1], Point{Position: v.Position(), Sum: sum})
 }
 
 func checkCollection(rt *rapid.T, got *snippet.Collection, colls map[string]snippet.Collection, name string) {

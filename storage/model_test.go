@@ -182,6 +182,7 @@ func (m *machine) reopen(rt *rapid.T) {
 
 func (m *machine) commit(rt *rapid.T) {
 	m.index++
+	m.b.MarkPoint(Position{Index: m.index, Term: 1})
 	noErr(rt, m.db.Commit(m.b, Position{Index: m.index, Term: 1}))
 	m.committed = m.now.clone()
 	m.next()

@@ -315,6 +315,7 @@ type scan struct {
 	// ahead is a row that at read but did not hand out.
 	aheadKey, aheadValue []byte
 	aheadOK              bool
+	passed               int64 // rows that at went over
 }
 
 // Rows per crossing, first and at most.
@@ -377,7 +378,22 @@ func (s *scan) at(key []byte) (value []byte, ok bool) {
 			return nil, false
 		}
 		s.aheadOK = false
+		s.passed++
 	}
+}
+
+// others is how many rows at did not hand out: those it passed, and all that
+// are left, which it reads.
+func (s *scan) others() int64 {
+	n := s.passed
+	if s.aheadOK {
+		n++
+		s.aheadOK = false
+	}
+	for _, _, ok := s.next(); ok; _, _, ok = s.next() {
+		n++
+	}
+	return n
 }
 
 // more fills the buffer.

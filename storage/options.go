@@ -55,6 +55,9 @@ type Options struct {
 	// Overrides sets single options by name ("block_size"), or for one
 	// column family ("embeddings.min_blob_size"). OptionDocs lists the names.
 	Overrides map[string]string
+	// NoStateHash leaves the state hash out, to measure what it costs. A database
+	// written so fails its verification: it is for benchmarks only.
+	NoStateHash bool
 	// OverrideSource says for an override where it came from ("flag",
 	// "environment", "file"); it is shown with the effective options. An
 	// absent one is shown as "override".

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"slices"
 	"sort"
+
+	"github.com/snipdb/snipdb/storage/snippet"
 )
 
 // rep is a write batch in RocksDB's own encoding (db/write_batch.cc), built
@@ -94,7 +96,8 @@ type overlay struct {
 // point is the newest write of one key: its value's place in the rep.
 type point struct {
 	off, len int
-	seq      int // which operation of the batch, to compare with range deletions
+	seq      int         // which operation of the batch, to compare with range deletions
+	sum      snippet.Sum // what the row adds to the state hash
 	deleted  bool
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/cespare/xxhash/v2"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/snipdb/snipdb/storage/snippet"
@@ -13,7 +14,7 @@ import (
 // formatVersion is the version of the key layout and the records. A database
 // with another one is refused (ErrFormat): this release can't know what its
 // rows mean. It grows with every change that is not a new field of a record.
-const formatVersion = 1
+const formatVersion = 2
 
 // Position is a place in the Raft log. Every commit carries the position of
 // the last entry that it contains.
@@ -91,6 +92,9 @@ func (r *DocumentRecord) set(d *snippet.Document) {
 	r.OwnerType, r.OwnerId, r.Ordinal, r.Title, r.Metadata = d.Owner.Type, d.Owner.ID, d.Ordinal, d.Title, d.Metadata
 	r.CreatedMs, r.UpdatedMs, r.Revision = d.CreatedMs, d.UpdatedMs, d.Revision
 	r.SnippetCount, r.EmbeddedCount = uint32(d.SnippetCount), uint32(d.EmbeddedCount)
+	if r.SnippetsSum = r.SnippetsSum[:0]; !d.SnippetsSum.IsZero() {
+		r.SnippetsSum = d.SnippetsSum.Append(r.SnippetsSum)
+	}
 }
 
 func decodeDocument(id string, b []byte) (*snippet.Document, error) {
@@ -106,6 +110,10 @@ func decodeDocument(id string, b []byte) (*snippet.Document, error) {
 	if len(r.Metadata) > 0 {
 		d.Metadata = r.Metadata // proto.Unmarshal has copied it
 	}
+	var err error
+	if d.SnippetsSum, err = snippet.ParseSum(r.SnippetsSum); err != nil {
+		return nil, fmt.Errorf("storage: decode document: %w: %v", ErrCorrupt, err)
+	}
 	return d, nil
 }
 
@@ -117,11 +125,15 @@ type SnippetMeta struct {
 	Model         string
 	Embedded      bool
 	Revision      uint64
+	// TextDigest and VectorDigest are of the rows in the other two families;
+	// VectorDigest is 0 without a vector.
+	TextDigest, VectorDigest uint64
 }
 
 func (r *SnippetRecord) set(m *SnippetMeta) {
 	r.ContentHash, r.ContentLength, r.Model = m.ContentHash[:], uint32(m.ContentLength), m.Model
 	r.Embedded, r.Revision = m.Embedded, m.Revision
+	r.TextDigest, r.VectorDigest = m.TextDigest, m.VectorDigest
 }
 
 func decodeSnippetMeta(b []byte) (*SnippetMeta, error) {
@@ -129,7 +141,8 @@ func decodeSnippetMeta(b []byte) (*SnippetMeta, error) {
 	if err := unmarshalRecord("snippet", b, &r); err != nil {
 		return nil, err
 	}
-	m := &SnippetMeta{ContentLength: int(r.ContentLength), Model: r.Model, Embedded: r.Embedded, Revision: r.Revision}
+	m := &SnippetMeta{ContentLength: int(r.ContentLength), Model: r.Model, Embedded: r.Embedded, Revision: r.Revision,
+		TextDigest: r.TextDigest, VectorDigest: r.VectorDigest}
 	if len(r.ContentHash) != len(m.ContentHash) {
 		return nil, fmt.Errorf("storage: decode snippet: hash of %d bytes: %w", len(r.ContentHash), ErrCorrupt)
 	}
@@ -137,9 +150,10 @@ func decodeSnippetMeta(b []byte) (*SnippetMeta, error) {
 	return m, nil
 }
 
-// metaOf returns the meta of a snippet.
+// metaOf returns the meta of a snippet, but for the digest of its vector.
 func metaOf(s *snippet.Snippet) *SnippetMeta {
-	return &SnippetMeta{ContentHash: s.ContentHash, ContentLength: len(s.Content), Model: s.Model, Embedded: s.Embedded, Revision: s.Revision}
+	return &SnippetMeta{ContentHash: s.ContentHash, ContentLength: len(s.Content), Model: s.Model, Embedded: s.Embedded, Revision: s.Revision,
+		TextDigest: xxhash.Sum64String(s.Content)}
 }
 
 // joinSnippet puts a snippet together from its rows and checks that they

@@ -7,7 +7,7 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        v3.21.12
-// source: record.proto
+// source: storage/record.proto
 
 package storage
 
@@ -45,7 +45,7 @@ type CollectionRecord struct {
 
 func (x *CollectionRecord) Reset() {
 	*x = CollectionRecord{}
-	mi := &file_record_proto_msgTypes[0]
+	mi := &file_storage_record_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -57,7 +57,7 @@ func (x *CollectionRecord) String() string {
 func (*CollectionRecord) ProtoMessage() {}
 
 func (x *CollectionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[0]
+	mi := &file_storage_record_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -70,7 +70,7 @@ func (x *CollectionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectionRecord.ProtoReflect.Descriptor instead.
 func (*CollectionRecord) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{0}
+	return file_storage_record_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *CollectionRecord) GetId() uint32 {
@@ -156,13 +156,14 @@ type DocumentRecord struct {
 	Revision      uint64                 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	SnippetCount  uint32                 `protobuf:"varint,9,opt,name=snippet_count,json=snippetCount,proto3" json:"snippet_count,omitempty"`
 	EmbeddedCount uint32                 `protobuf:"varint,10,opt,name=embedded_count,json=embeddedCount,proto3" json:"embedded_count,omitempty"`
+	SnippetsSum   []byte                 `protobuf:"bytes,11,opt,name=snippets_sum,json=snippetsSum,proto3" json:"snippets_sum,omitempty"` // 16 bytes: the sum over the snippet_meta rows; empty: zero
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DocumentRecord) Reset() {
 	*x = DocumentRecord{}
-	mi := &file_record_proto_msgTypes[1]
+	mi := &file_storage_record_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -174,7 +175,7 @@ func (x *DocumentRecord) String() string {
 func (*DocumentRecord) ProtoMessage() {}
 
 func (x *DocumentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[1]
+	mi := &file_storage_record_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -187,7 +188,7 @@ func (x *DocumentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DocumentRecord.ProtoReflect.Descriptor instead.
 func (*DocumentRecord) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{1}
+	return file_storage_record_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *DocumentRecord) GetOwnerType() string {
@@ -260,6 +261,13 @@ func (x *DocumentRecord) GetEmbeddedCount() uint32 {
 	return 0
 }
 
+func (x *DocumentRecord) GetSnippetsSum() []byte {
+	if x != nil {
+		return x.SnippetsSum
+	}
+	return nil
+}
+
 // SnippetRecord is the value of a row of snippet_meta. The text and the
 // vector have rows of their own, so that setting an embedding rewrites
 // neither the text nor anything that is built on it.
@@ -270,13 +278,17 @@ type SnippetRecord struct {
 	Model         string                 `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
 	Embedded      bool                   `protobuf:"varint,4,opt,name=embedded,proto3" json:"embedded,omitempty"`
 	Revision      uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	// XXH64 of the row in snippet_text and of that in embeddings, so that the
+	// state hash covers both without reading them. 0 without a vector.
+	TextDigest    uint64 `protobuf:"fixed64,6,opt,name=text_digest,json=textDigest,proto3" json:"text_digest,omitempty"`
+	VectorDigest  uint64 `protobuf:"fixed64,7,opt,name=vector_digest,json=vectorDigest,proto3" json:"vector_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnippetRecord) Reset() {
 	*x = SnippetRecord{}
-	mi := &file_record_proto_msgTypes[2]
+	mi := &file_storage_record_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +300,7 @@ func (x *SnippetRecord) String() string {
 func (*SnippetRecord) ProtoMessage() {}
 
 func (x *SnippetRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[2]
+	mi := &file_storage_record_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +313,7 @@ func (x *SnippetRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnippetRecord.ProtoReflect.Descriptor instead.
 func (*SnippetRecord) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{2}
+	return file_storage_record_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *SnippetRecord) GetContentHash() []byte {
@@ -339,11 +351,25 @@ func (x *SnippetRecord) GetRevision() uint64 {
 	return 0
 }
 
-var File_record_proto protoreflect.FileDescriptor
+func (x *SnippetRecord) GetTextDigest() uint64 {
+	if x != nil {
+		return x.TextDigest
+	}
+	return 0
+}
 
-const file_record_proto_rawDesc = "" +
+func (x *SnippetRecord) GetVectorDigest() uint64 {
+	if x != nil {
+		return x.VectorDigest
+	}
+	return 0
+}
+
+var File_storage_record_proto protoreflect.FileDescriptor
+
+const file_storage_record_proto_rawDesc = "" +
 	"\n" +
-	"\frecord.proto\x12\x11snipdb.storage.v1\"\xa4\x02\n" +
+	"\x14storage/record.proto\x12\x11snipdb.storage.v1\"\xa4\x02\n" +
 	"\x10CollectionRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x1c\n" +
 	"\tdimension\x18\x02 \x01(\rR\tdimension\x12\x16\n" +
@@ -357,7 +383,7 @@ const file_record_proto_rawDesc = "" +
 	"\tdocuments\x18\b \x01(\x04R\tdocuments\x12\x1a\n" +
 	"\bsnippets\x18\t \x01(\x04R\bsnippets\x12\x1a\n" +
 	"\bembedded\x18\n" +
-	" \x01(\x04R\bembedded\"\xbc\x02\n" +
+	" \x01(\x04R\bembedded\"\xdf\x02\n" +
 	"\x0eDocumentRecord\x12\x1d\n" +
 	"\n" +
 	"owner_type\x18\x01 \x01(\tR\townerType\x12\x19\n" +
@@ -372,33 +398,37 @@ const file_record_proto_rawDesc = "" +
 	"\brevision\x18\b \x01(\x04R\brevision\x12#\n" +
 	"\rsnippet_count\x18\t \x01(\rR\fsnippetCount\x12%\n" +
 	"\x0eembedded_count\x18\n" +
-	" \x01(\rR\rembeddedCount\"\xa7\x01\n" +
+	" \x01(\rR\rembeddedCount\x12!\n" +
+	"\fsnippets_sum\x18\v \x01(\fR\vsnippetsSum\"\xed\x01\n" +
 	"\rSnippetRecord\x12!\n" +
 	"\fcontent_hash\x18\x01 \x01(\fR\vcontentHash\x12%\n" +
 	"\x0econtent_length\x18\x02 \x01(\rR\rcontentLength\x12\x14\n" +
 	"\x05model\x18\x03 \x01(\tR\x05model\x12\x1a\n" +
 	"\bembedded\x18\x04 \x01(\bR\bembedded\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x04R\brevisionB\"Z github.com/snipdb/snipdb/storageb\x06proto3"
+	"\brevision\x18\x05 \x01(\x04R\brevision\x12\x1f\n" +
+	"\vtext_digest\x18\x06 \x01(\x06R\n" +
+	"textDigest\x12#\n" +
+	"\rvector_digest\x18\a \x01(\x06R\fvectorDigestB\"Z github.com/snipdb/snipdb/storageb\x06proto3"
 
 var (
-	file_record_proto_rawDescOnce sync.Once
-	file_record_proto_rawDescData []byte
+	file_storage_record_proto_rawDescOnce sync.Once
+	file_storage_record_proto_rawDescData []byte
 )
 
-func file_record_proto_rawDescGZIP() []byte {
-	file_record_proto_rawDescOnce.Do(func() {
-		file_record_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_record_proto_rawDesc), len(file_record_proto_rawDesc)))
+func file_storage_record_proto_rawDescGZIP() []byte {
+	file_storage_record_proto_rawDescOnce.Do(func() {
+		file_storage_record_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_storage_record_proto_rawDesc), len(file_storage_record_proto_rawDesc)))
 	})
-	return file_record_proto_rawDescData
+	return file_storage_record_proto_rawDescData
 }
 
-var file_record_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
-var file_record_proto_goTypes = []any{
+var file_storage_record_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_storage_record_proto_goTypes = []any{
 	(*CollectionRecord)(nil), // 0: snipdb.storage.v1.CollectionRecord
 	(*DocumentRecord)(nil),   // 1: snipdb.storage.v1.DocumentRecord
 	(*SnippetRecord)(nil),    // 2: snipdb.storage.v1.SnippetRecord
 }
-var file_record_proto_depIdxs = []int32{
+var file_storage_record_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
 	0, // [0:0] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
@@ -406,26 +436,26 @@ var file_record_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for field type_name
 }
 
-func init() { file_record_proto_init() }
-func file_record_proto_init() {
-	if File_record_proto != nil {
+func init() { file_storage_record_proto_init() }
+func file_storage_record_proto_init() {
+	if File_storage_record_proto != nil {
 		return
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_proto_rawDesc), len(file_record_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_record_proto_rawDesc), len(file_storage_record_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
-		GoTypes:           file_record_proto_goTypes,
-		DependencyIndexes: file_record_proto_depIdxs,
-		MessageInfos:      file_record_proto_msgTypes,
+		GoTypes:           file_storage_record_proto_goTypes,
+		DependencyIndexes: file_storage_record_proto_depIdxs,
+		MessageInfos:      file_storage_record_proto_msgTypes,
 	}.Build()
-	File_record_proto = out.File
-	file_record_proto_goTypes = nil
-	file_record_proto_depIdxs = nil
+	File_storage_record_proto = out.File
+	file_storage_record_proto_goTypes = nil
+	file_storage_record_proto_depIdxs = nil
 }

@@ -78,6 +78,9 @@ type Document struct {
 	SnippetCount int
 	// EmbeddedCount is how many of the snippets have an embedding.
 	EmbeddedCount int
+	// SnippetsSum is the sum over the meta rows of the snippets. The storage
+	// keeps it, and nobody else writes it.
+	SnippetsSum Sum
 }
 
 // Snippet is one piece of a document.
