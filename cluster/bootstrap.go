@@ -368,6 +368,9 @@ func (n *Node) sendClaims(ctx context.Context, cluster string, servers []claimSe
 // node is new and sees the same founders.
 func (n *Node) onClaim(_ context.Context, from string, req *claimRequest) (*empty, error) {
 	rec := n.identity.record()
+	if len(req.Servers) == 0 {
+		return nil, &contract.MembershipError{Detail: "the claim names no founders"}
+	}
 	lowest := slices.MinFunc(req.Servers, func(a, b claimServer) int { return strings.Compare(a.ID, b.ID) })
 	self := slices.Contains(req.Servers, claimServer{ID: n.o.NodeID, Addr: n.mux.addr()})
 	refuse := func(format string, args ...any) (*empty, error) {

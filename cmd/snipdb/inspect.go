@@ -273,6 +273,9 @@ func readPeers(path string) ([]cluster.RecoverServer, error) {
 	if err := decoder.Decode(&peers); err != nil {
 		return nil, fmt.Errorf(`read the list of voters %s: %w; it looks like [{"id":"n1","address":"127.0.0.1:7001"}]`, path, err)
 	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read the list of voters %s: there is something behind the list", path)
+	}
 	var voters []cluster.RecoverServer
 	for _, p := range peers {
 		if p.NonVoter {

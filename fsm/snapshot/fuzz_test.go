@@ -3,8 +3,12 @@ package snapshot
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -91,6 +95,72 @@ func FuzzHeader(f *testing.F) {
 		}
 		if again, err := h.encode(); err != nil || !bytes.Equal(again[:n-4], data[:n-4]) {
 			t.Errorf("%x is decoded to %+v, which is encoded as %x, %v", data[:n], h, again, err)
+		}
+	})
+}
+
+// FuzzMeta writes any meta.json beside the files of a snapshot. It is refused,
+// or the snapshot can be listed, sent and restored; and whatever it names,
+// nothing is made or read outside the two directories.
+func FuzzMeta(f *testing.F) {
+	small := content{"000009.sst": "abc", "CURRENT": "MANIFEST-000008\n", "MANIFEST-000008": "m"}
+	home := newStore(f, f.TempDir(), Options{})
+	id := take(f, home, 7, 2, small)
+	good, err := os.ReadFile(filepath.Join(home.Dir(), id, metaName))
+	if err != nil {
+		f.Fatal(err)
+	}
+	var e envelope
+	if err := json.Unmarshal(good, &e); err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(e.Meta))
+	for _, change := range [][2]string{
+		{`000009.sst`, `../../secret`}, {`000009.sst`, `/etc/passwd`}, {`000009.sst`, ``}, {`"Index":7`, `"Index":0`}, {`"format":1`, `"format":2`},
+		{`:3`, `:-3`}, {`:3`, `:9223372036854775807`}, {`"files":[`, `"files":[{"name":"CURRENT","size":16},`}, {id, "2-7-1"},
+	} {
+		f.Add(bytes.ReplaceAll(e.Meta, []byte(change[0]), []byte(change[1])))
+	}
+	parent := f.TempDir()
+	root := filepath.Join(parent, "store")
+	writeDir(f, root, nil)
+	writeDir(f, filepath.Join(root, id), nil)
+	writeDir(f, filepath.Join(root, id, dbName), small)
+	if err := os.WriteFile(filepath.Join(root, "secret"), []byte("abc"), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, meta []byte) {
+		raw := fmt.Appendf(nil, `{"crc32c":%d,"meta":%s}`, crc32.Checksum(meta, castagnoli), meta)
+		if err := os.WriteFile(filepath.Join(root, id, metaName), raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := NewStore(root, Options{})
+		if err != nil {
+			return
+		}
+		if _, err := s.List(); err != nil {
+			return
+		}
+		out := filepath.Join(parent, "out")
+		if err := os.Mkdir(out, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(out)
+		_, source, err := s.Open(id)
+		if err != nil {
+			return
+		}
+		defer source.Close()
+		if _, err := Materialize(source, out, ""); err != nil {
+			return
+		}
+		for name, text := range readDir(t, out) {
+			if text != small[name] {
+				t.Errorf("%q was made, with %q", name, text)
+			}
+		}
+		if around := names(t, parent); !slices.Equal(around, []string{"out", "store"}) {
+			t.Errorf("made outside the store: %v", around)
 		}
 	})
 }

@@ -117,12 +117,13 @@ func cut(p string, target int) []string {
 	var out []string
 	for len(p) > target {
 		at := cutPoint(p, target)
-		if piece := strings.TrimRight(p[:at], " \t\n"); piece != "" {
+		// A piece of nothing but white space, of whatever kind, says nothing.
+		if piece := strings.TrimRight(p[:at], " \t\n"); strings.TrimSpace(piece) != "" {
 			out = append(out, piece)
 		}
 		p = strings.TrimLeft(p[at:], " \t\n")
 	}
-	if p != "" {
+	if strings.TrimSpace(p) != "" {
 		out = append(out, p)
 	}
 	return out
