@@ -151,6 +151,7 @@ func logNativeOptions(o LogOptions) (*grocksdb.Options, func()) {
 	s.setTable(table)
 	table.SetFormatVersion(tableFormatVersion)
 	opts.SetBlockBasedTableFactory(table)
+	setSpaceEnv(opts)
 	opts.SetCreateIfMissing(true)
 	opts.SetWriteBufferSize(uint64(o.MemtableBytes))
 	opts.SetMaxWriteBufferNumber(logMemtables)

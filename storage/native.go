@@ -15,6 +15,8 @@ package storage
 // #cgo nocallback snip_scan_drain
 // #cgo noescape snip_rocksdb_version
 // #cgo nocallback snip_rocksdb_version
+// #cgo noescape snip_space_state
+// #cgo nocallback snip_space_state
 // #cgo noescape snip_crc
 // #cgo nocallback snip_crc
 // #include <stdlib.h>
@@ -487,6 +489,8 @@ func (s *nativeShared) cachePinned() uint64   { return uint64(C.snip_shared_cach
 func (s *nativeShared) cacheCapacity() uint64 { return uint64(C.snip_shared_cache_capacity(s.c)) }
 func (s *nativeShared) memtableUsage() uint64 { return uint64(C.snip_shared_memtable_usage(s.c)) }
 
+func (s *nativeShared) setRoom(bytes uint64) { C.snip_shared_set_room(s.c, C.uint64_t(bytes)) }
+
 func (s *nativeShared) setOptions(o *grocksdb.Options, blobCache bool) {
 	C.snip_shared_set_db(s.c, (*C.rocksdb_options_t)(handle(o)), cBool(blobCache))
 }
@@ -498,6 +502,30 @@ func (s *nativeShared) setTable(t *grocksdb.BlockBasedTableOptions) {
 // setExtra sets the options that grocksdb 1.7.14 has no call for.
 func setExtra(o *grocksdb.Options, avoidFlush, paranoidFiles bool) {
 	C.snip_options_extra((*C.rocksdb_options_t)(handle(o)), cBool(avoidFlush), cBool(paranoidFiles))
+}
+
+// setSpaceEnv makes a database write its files as WaitForSpace says.
+func setSpaceEnv(o *grocksdb.Options) { C.snip_space_set_env((*C.rocksdb_options_t)(handle(o))) }
+
+func setSpaceWait(on bool)   { C.snip_space_wait(cBool(on)) }
+func setPreallocate(on bool) { C.snip_space_preallocate(cBool(on)) }
+
+func spaceState() (s Space, failure string) {
+	var (
+		waiting, waits C.uint64_t
+		file, fail     *C.char
+	)
+	C.snip_space_state(&waiting, &waits, &file, &fail)
+	s = Space{Waiting: int(waiting), Waits: uint64(waits)}
+	if file != nil {
+		s.File = C.GoString(file)
+		C.snip_free_error(file)
+	}
+	if fail != nil {
+		failure = C.GoString(fail)
+		C.snip_free_error(fail)
+	}
+	return s, failure
 }
 
 func cBool(b bool) C.int {

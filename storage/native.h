@@ -70,6 +70,24 @@ void snip_shared_set_table(snip_shared* s,
 void snip_options_extra(rocksdb_options_t* o, int avoid_flush_during_recovery,
                         int paranoid_file_checks);
 
+// Space on the disk; see native_space.cc.
+// snip_space_wait: writes to files that are opened from now on wait for space
+// instead of failing; any other error of theirs is kept for snip_space_state,
+// and its thread is held back until the process ends.
+void snip_space_wait(int on);
+// snip_space_set_env makes a database write its files through that.
+void snip_space_set_env(rocksdb_options_t* o);
+// snip_space_state: threads that wait now, how often one waited, the last file
+// that was waited for, and the first other error. The texts are NULL or freed
+// with snip_free_error.
+void snip_space_state(uint64_t* waiting, uint64_t* waits, char** file,
+                      char** failure);
+// snip_space_preallocate says whether files may take space in advance.
+void snip_space_preallocate(int on);
+// snip_shared_set_room: compactions whose inputs are larger than this, with
+// those that run, are not started. The outputs are there before the inputs go.
+void snip_shared_set_room(snip_shared* s, uint64_t bytes);
+
 // snip_delete_file removes a data file with all that is in it: of level 0 the
 // oldest, or one below which there is no level with files. It returns NULL or
 // an error. The C interface has a call that keeps the error to itself.

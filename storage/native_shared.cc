@@ -1,6 +1,7 @@
 // The part that RocksDB's C interface can't do: one write buffer manager and
 // one rate limiter for several databases, a strict block cache with a chosen
 // number of shards, and the version of the linked library.
+// What is there for a full disk is in native_space.cc.
 
 #if !__has_include(<rocksdb/version.h>)
 #error "snipdb needs the headers of RocksDB 7.8: run deploy/setup.sh (Debian 12: apt-get install librocksdb-dev)"
@@ -10,46 +11,17 @@
 #error "snipdb is built for RocksDB 7 (Debian 12 has 7.8.3), and the installed headers are of another major version: run deploy/setup.sh, or install librocksdb-dev 7.8"
 #endif
 
-#include <rocksdb/cache.h>
-#include <rocksdb/db.h>
-#include <rocksdb/options.h>
-#include <rocksdb/rate_limiter.h>
-#include <rocksdb/table.h>
-#include <rocksdb/write_buffer_manager.h>
-
 #include <cstdio>
 #include <cstring>
 #include <memory>
 #include <string>
 
 #include "native.h"
+#include "native_shared.h"
 
-using ROCKSDB_NAMESPACE::BlockBasedTableOptions;
-using ROCKSDB_NAMESPACE::Cache;
 using ROCKSDB_NAMESPACE::NewGenericRateLimiter;
 using ROCKSDB_NAMESPACE::NewLRUCache;
-using ROCKSDB_NAMESPACE::Options;
-using ROCKSDB_NAMESPACE::RateLimiter;
 using ROCKSDB_NAMESPACE::WriteBufferManager;
-
-// These repeat RocksDB's db/c.cc word for word, where the types are
-// opaque to users of the C interface. The major version is checked above and,
-// against the library that is really linked, when the process starts.
-struct rocksdb_options_t {
-  Options rep;
-};
-struct rocksdb_t {
-  ROCKSDB_NAMESPACE::DB* rep;
-};
-struct rocksdb_block_based_table_options_t {
-  BlockBasedTableOptions rep;
-};
-
-struct snip_shared {
-  std::shared_ptr<Cache> cache;
-  std::shared_ptr<WriteBufferManager> memtables;
-  std::shared_ptr<RateLimiter> limiter;  // null: no limit
-};
 
 extern "C" {
 
@@ -64,6 +36,7 @@ snip_shared* snip_shared_new(size_t cache_bytes, int shard_bits, int strict,
   if (rate_bytes_per_sec > 0) {
     s->limiter.reset(NewGenericRateLimiter(rate_bytes_per_sec));
   }
+  snip_new_files(s);
   return s;
 }
 
@@ -86,6 +59,8 @@ size_t snip_shared_memtable_usage(snip_shared* s) {
 void snip_shared_set_db(snip_shared* s, rocksdb_options_t* o, int blob_cache) {
   o->rep.write_buffer_manager = s->memtables;
   o->rep.rate_limiter = s->limiter;
+  o->rep.sst_file_manager = s->files;
+  snip_space_set_env(o);
   if (blob_cache) {
     o->rep.blob_cache = s->cache;
   }
