@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/snipdb/snipdb/cluster/contract"
 	"github.com/snipdb/snipdb/fsm/command"
 	"github.com/snipdb/snipdb/storage/failpoint"
+	"github.com/snipdb/snipdb/storage/mutant"
 )
 
 // The states of a proposal. It leaves "waiting" once, to one of the others,
@@ -263,6 +265,9 @@ func (p *proposer) work() {
 		}
 		failpoint.Hit(failpoint.ProposeAnswer)
 		results, ok := future.Response().([]*command.Result)
+		if mutant.On(mutant.ResultsMixed) {
+			slices.Reverse(results)
+		}
 		for i, pr := range batch {
 			if ok && len(results) == len(batch) {
 				pr.result = results[i]
@@ -372,6 +377,9 @@ func (p *proposer) classify(err error) error {
 		return &contract.OverloadError{Reason: contract.QueueFull, RetryAfter: enqueueTimeout, Detail: "raft takes no entries now: its log is slow"}
 	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return fmt.Errorf("%w: the leadership is being transferred", contract.ErrNoLeader)
+	}
+	if mutant.On(mutant.UnknownDenied) {
+		return contract.ErrNoLeader
 	}
 	// ErrLeadershipLost, ErrRaftShutdown (which doesn't say whether the entry
 	// had been taken), ErrAbortedByRestore, errors of the log.

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/snipdb/snipdb/cluster/contract"
+	"github.com/snipdb/snipdb/storage/mutant"
 )
 
 const (
@@ -52,6 +53,9 @@ func (n *Node) readIndex(ctx context.Context, c contract.Consistency) (contract.
 		index, _ := sm.Applied()
 		return contract.ReadStamp{Index: index}, nil
 	case contract.Session:
+		if mutant.On(mutant.SessionUnwaited) {
+			return contract.ReadStamp{}, nil
+		}
 		return contract.ReadStamp{Index: c.MinIndex}, n.waitApplied(ctx, c.MinIndex)
 	case contract.Bounded:
 		return n.reads.bounded(ctx, c.MaxStaleness)
@@ -131,13 +135,18 @@ func (g *readGate) run(ctx context.Context) {
 		}
 		g.mu.Lock()
 		r := g.next
-		g.next = nil // from here on, who comes joins the next one
+		if !mutant.On(mutant.RoundJoinedLate) {
+			g.next = nil // from here on, who comes joins the next one
+		}
 		if r != nil {
 			g.rounds++
 		}
 		g.mu.Unlock()
 		if r != nil {
 			g.ask(ctx, r)
+			if mutant.On(mutant.RoundJoinedLate) {
+				g.closeDoor()
+			}
 			close(r.done)
 		}
 	}
@@ -342,14 +351,14 @@ func (n *Node) leaderIndex(ctx context.Context, r *raft.Raft) (index, term uint6
 // answers to heartbeats that were sent before it was called.
 func (n *Node) quorumIndex(ctx context.Context, r *raft.Raft) (index, term uint64, err error) {
 	term = r.CurrentTerm()
-	if n.p.StateMachine.TickTerm() != term {
+	if n.p.StateMachine.TickTerm() != term && !mutant.On(mutant.ReadBeforeTick) {
 		return 0, 0, fmt.Errorf("%w: the new leader catches up", contract.ErrNotReady)
 	}
 	index = r.CommitIndex()
 	if err := n.reads.quorum.verify(ctx, n, r, term); err != nil {
 		return 0, 0, err
 	}
-	if r.State() != raft.Leader || r.CurrentTerm() != term {
+	if (r.State() != raft.Leader || r.CurrentTerm() != term) && !mutant.On(mutant.RoleUnchecked) {
 		return 0, 0, contract.ErrNoLeader
 	}
 	return index, term, nil
@@ -376,6 +385,9 @@ type probe struct {
 // verify returns nil once a majority of voters, this node among them,
 // answered calls that were sent after verify began.
 func (q *quorum) verify(ctx context.Context, n *Node, r *raft.Raft, term uint64) error {
+	if broken, err := verifyBroken(r); broken {
+		return err
+	}
 	servers := r.GetConfiguration().Configuration().Servers
 	q.mu.Lock()
 	q.id++
@@ -437,7 +449,7 @@ func (q *quorum) talk(ctx context.Context, n *Node, s raft.Server, p *probe) {
 		err := n.peers.call(call, string(s.Address), string(s.ID), routeVerify, &verifyRequest{Term: term}, &resp)
 		cancel()
 		q.mu.Lock()
-		q.answerLocked(id, s.ID, resp.InTerm && err == nil)
+		q.answerLocked(id, s.ID, (resp.InTerm || mutant.On(mutant.QuorumAnyTerm)) && err == nil)
 		if p.wanted == id || ctx.Err() != nil {
 			p.busy = false
 			q.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/snipdb/snipdb/storage/failpoint"
+	"github.com/snipdb/snipdb/storage/mutant"
 )
 
 // noopGapLimit bounds the search for entries that the state machine never
@@ -147,6 +148,9 @@ func onlyNoops(logs raft.LogStore, s diskState) (bool, error) {
 // checkStartup makes I1 to I4 hold, or refuses. It is run before NewRaft,
 // and nothing else may use the parts meanwhile.
 func checkStartup(p Parts, logs raft.LogStore, log *slog.Logger) error {
+	if mutant.On(mutant.StartupUnchecked) {
+		return nil
+	}
 	s, snap, err := readDiskState(p, logs)
 	if err != nil {
 		return err

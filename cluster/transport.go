@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/snipdb/snipdb/storage/mutant"
 )
 
 // The settings of the transport.
@@ -96,6 +98,9 @@ func newTransport(m *mux, o transportOptions) *transport {
 // pause that is still short. Heartbeats return at once; they have a short
 // backoff of their own, and tell raft that the node is gone.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if mutant.On(mutant.AckBeforeCommit) {
+		return t.pretend(id, target, args, resp)
+	}
 	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
 	if err != nil && t.sends != nil && !isHeartbeat(args) {
 		t.awaitReturn(id, target)
@@ -134,7 +139,11 @@ func (t *transport) awaitReturn(id raft.ServerID, target raft.ServerAddress) {
 func (t *transport) stopWaiting() { t.once.Do(func() { close(t.stop) }) }
 
 // SetHeartbeatHandler does nothing: see transport.
-func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
+func (t *transport) SetHeartbeatHandler(handler func(raft.RPC)) {
+	if mutant.On(mutant.FastHeartbeats) {
+		t.NetworkTransport.SetHeartbeatHandler(handler)
+	}
+}
 
 // AppendEntriesPipeline says that there are no pipelines: see transport.
 func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {

@@ -27,7 +27,7 @@ const module = "github.com/snipdb/snipdb/"
 //	L3  httpapi/client
 //	L2  httpapi   cluster   fsm -> fsm/snapshot
 //	L1  storage
-//	L0  storage/snippet  storage/failpoint  fsm/command  cluster/contract  httpapi/wire
+//	L0  storage/snippet  storage/failpoint  storage/mutant  fsm/command  cluster/contract  httpapi/wire
 var mayImport = map[string][]string{
 	"storage/snippet":  {},
 	"fsm/command":      {"storage/snippet"},
@@ -37,17 +37,20 @@ var mayImport = map[string][]string{
 	// Names of places where a crash test kills the process; nothing at all in
 	// a build without its tag. A leaf, whatever folder it is in.
 	"storage/failpoint": {},
+	// Names of mistakes that a test makes on purpose; nothing at all in a build
+	// without its tag. A leaf as well.
+	"storage/mutant": {},
 
-	"storage": {"storage/snippet", "storage/failpoint"},
+	"storage": {"storage/snippet", "storage/failpoint", "storage/mutant"},
 	// The engine of `snipdb bench contention`: RocksDB as CozoDB drove it. It
 	// is beside storage because RocksDB stays under that folder, and it shares
 	// nothing with it.
 	"storage/contention": {},
 
 	"fsm/snapshot": {"storage/failpoint"},
-	"fsm":          {"storage", "storage/snippet", "storage/failpoint", "fsm/command", "fsm/snapshot"},
-	"cluster":      {"cluster/contract", "fsm/command", "storage/failpoint"},
-	"httpapi":      {"httpapi/wire", "cluster/contract", "fsm/command", "storage/snippet"},
+	"fsm":          {"storage", "storage/snippet", "storage/failpoint", "storage/mutant", "fsm/command", "fsm/snapshot"},
+	"cluster":      {"cluster/contract", "fsm/command", "storage/failpoint", "storage/mutant"},
+	"httpapi":      {"httpapi/wire", "cluster/contract", "fsm/command", "storage/snippet", "storage/mutant"},
 
 	"httpapi/client": {"httpapi/wire"},
 
@@ -69,7 +72,7 @@ var mayImport = map[string][]string{
 		"cmd/snipctl/bench", "cmd/snipctl/doctor", "cmd/snipctl/importer", "httpapi/client", "httpapi/wire",
 	},
 	"cmd/snipdb": {
-		"storage", "storage/contention", "storage/failpoint", "storage/snippet", "fsm", "fsm/snapshot", "fsm/command",
+		"storage", "storage/contention", "storage/failpoint", "storage/mutant", "storage/snippet", "fsm", "fsm/snapshot", "fsm/command",
 		"cluster", "cluster/contract", "httpapi", "httpapi/wire",
 	},
 }
@@ -124,7 +127,7 @@ var never = map[string][]string{
 // leaves have no cgo below them outside of the standard library, nor do the
 // two that are built with CGO_ENABLED=0.
 var withoutCgo = []string{
-	"storage/snippet", "storage/failpoint", "fsm/command", "cluster/contract", "httpapi/wire", "httpapi", "httpapi/client", "cmd/snipctl", "cluster",
+	"storage/snippet", "storage/failpoint", "storage/mutant", "fsm/command", "cluster/contract", "httpapi/wire", "httpapi", "httpapi/client", "cmd/snipctl", "cluster",
 }
 
 // listed is what `go list` says of a package.

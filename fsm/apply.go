@@ -9,6 +9,7 @@ import (
 	"github.com/snipdb/snipdb/fsm/command"
 	"github.com/snipdb/snipdb/storage"
 	"github.com/snipdb/snipdb/storage/failpoint"
+	"github.com/snipdb/snipdb/storage/mutant"
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
@@ -84,7 +85,7 @@ func (s *slice) apply(logs []*raft.Log, answers []any) error {
 		// Invariant F2: an entry is applied once. What the state holds already is
 		// skipped, which makes it safe that Raft replays the log from its newest
 		// snapshot after each restart.
-		if l.Index <= s.at.Index {
+		if l.Index <= s.at.Index && !skipBroken(l.Index, s.at.Index) {
 			s.f.metrics.skipped.Inc()
 			continue
 		}
@@ -144,7 +145,7 @@ func (s *slice) commit() error {
 	s.f.metrics.batchBytes.Observe(float64(s.b.Bytes()))
 	err := failpoint.Error(failpoint.CommitBefore)
 	if err == nil {
-		err = s.db.Commit(s.b, s.at)
+		err = s.db.Commit(s.b, s.committedAt())
 	}
 	if err != nil {
 		return fmt.Errorf("fsm: commit up to entry %d: %w", s.at.Index, err)
@@ -152,6 +153,11 @@ func (s *slice) commit() error {
 	failpoint.Hit(failpoint.CommitAfter)
 	hash := stateHash{sum: s.b.StateSum(), points: s.b.Points()}
 	s.drop()
+	if mutant.On(mutant.PositionApart) || mutant.On(mutant.IdempotencyApart) {
+		if err := s.commitLate(); err != nil {
+			return err
+		}
+	}
 	s.f.publish(s.at, s.sys, hash)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/snipdb/snipdb/fsm/command"
+	"github.com/snipdb/snipdb/storage/mutant"
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
@@ -38,7 +39,7 @@ func (c *change) existing() error {
 func (c *change) check(revision uint64) error {
 	want := c.condition
 	switch {
-	case want == nil:
+	case want == nil || mutant.On(mutant.ConditionEarly):
 	case want.GetIfAbsent() && revision != 0:
 		return refuseMismatch(command.Outcome_ALREADY_EXISTS, revision, "it exists already, at revision %d", revision)
 	case want.GetIfPresent() && revision == 0:

@@ -9,6 +9,7 @@ import (
 
 	"github.com/snipdb/snipdb/fsm/command"
 	"github.com/snipdb/snipdb/storage/failpoint"
+	"github.com/snipdb/snipdb/storage/mutant"
 )
 
 // once runs a command at most once for each idempotency key. The result is
@@ -43,6 +44,9 @@ func (e *entry) once(c *command.Command, seq uint32) (*command.Result, error) {
 		return nil, err
 	}
 	e.f.metrics.idemStored.Inc()
+	if mutant.On(mutant.IdempotencyApart) {
+		return r, e.putLate(key, seq, stored)
+	}
 	return r, e.b.PutIdempotency(key, e.sys.clockMs+e.f.rules.retentionMs, e.at.Index, seq, stored)
 }
 
@@ -103,7 +107,11 @@ func contentOf(c *command.Command) string {
 // command of the entry. It counts by entry and never by slice: two nodes cut
 // the log into different slices.
 func (e *entry) expire(commands int) error {
-	n, err := e.b.ExpireIdempotency(e.sys.clockMs, e.f.rules.maxRows, commands*ExpirePerCommand)
+	now := e.sys.clockMs
+	if mutant.On(mutant.ExpiryByWallClock) {
+		now = nodeClockMs()
+	}
+	n, err := e.b.ExpireIdempotency(now, e.f.rules.maxRows, commands*ExpirePerCommand)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/snipdb/snipdb/fsm/command"
 	"github.com/snipdb/snipdb/storage"
+	"github.com/snipdb/snipdb/storage/mutant"
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
@@ -115,6 +116,9 @@ func advance(clock, proposed int64) int64 {
 // the result says why (invariant F4).
 func (e *entry) execute(c *command.Command) (*command.Result, error) {
 	x := &execution{entry: e, proposedMs: c.GetProposedMs(), before: e.spent}
+	if mutant.On(mutant.ApplyByNode) {
+		x.proposedMs = nodeClockMs()
+	}
 	savepoint := e.b.Savepoint()
 	r, err := x.dispatch(c)
 	var no *refusal

@@ -12,6 +12,7 @@ import (
 	"github.com/snipdb/snipdb/cluster/contract"
 	"github.com/snipdb/snipdb/fsm/command"
 	"github.com/snipdb/snipdb/httpapi/wire"
+	"github.com/snipdb/snipdb/storage/mutant"
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
@@ -103,6 +104,11 @@ func (s *Server) propose(ctx context.Context, w *write) (*command.Result, error)
 		if ctx.Err() != nil {
 			s.metrics.refused.WithLabelValues("deadline", reasonDeadline).Inc()
 			return nil, contract.ErrExpired
+		}
+		if mutant.On(mutant.ConditionEarly) {
+			if refused, err := s.checkEarly(ctx, w); refused != nil || err != nil {
+				return refused, err
+			}
 		}
 		w.command.ProposedMs = s.opts.Now().UnixMilli()
 		result, err := s.backend.Propose(ctx, w.command)

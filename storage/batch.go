@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/snipdb/snipdb/storage/mutant"
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
@@ -420,7 +421,11 @@ func (b *Batch) DeleteCollection(c *snippet.Collection) error {
 	}
 	b.delete(cfMeta, appendCollectionKey(b.key(), c.Name))
 	b.delete(cfMeta, appendNextOrdinalKey(b.key(), c.ID))
-	lo, hi := appendCollectionPrefix(nil, c.ID), appendCollectionPrefix(nil, c.ID+1)
+	var kept []byte // the batch keeps both ends: no scratch space
+	if mutant.On(mutant.KeyShared) {
+		kept = b.key()
+	}
+	lo, hi := appendCollectionPrefix(kept, c.ID), appendCollectionPrefix(kept, c.ID+1)
 	for _, cf := range [...]int{cfDocs, cfListing, cfSnippetMeta, cfText, cfVectors} {
 		b.deleteRange(cf, lo, hi)
 	}

@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"github.com/linxGnu/grocksdb"
+
+	"github.com/snipdb/snipdb/storage/mutant"
 )
 
 // LogOptions configure a Log. The zero value is usable.
@@ -124,7 +126,7 @@ func OpenLog(dir string, o LogOptions) (*Log, error) {
 	}
 	opts, free := logNativeOptions(o)
 	defer free()
-	n, err := openNative(dir, false, !o.NoSync, opts, []string{"default"}, []*grocksdb.Options{opts})
+	n, err := openNative(dir, false, !o.NoSync && !mutant.On(mutant.LogUnsynced), opts, []string{"default"}, []*grocksdb.Options{opts})
 	if err != nil {
 		return nil, fmt.Errorf("storage: open log %s: %w", dir, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"github.com/snipdb/snipdb/storage/failpoint"
+	"github.com/snipdb/snipdb/storage/mutant"
 )
 
 // The names within a store's directory.
@@ -227,7 +228,10 @@ func writeSynced(path string, data []byte) error {
 		return err
 	}
 	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
+	if !mutant.On(mutant.PointerUnsynced) {
+		err = errors.Join(err, f.Sync())
+	}
+	return errors.Join(err, f.Close())
 }
 
 // syncDir makes the names in a directory durable.

@@ -20,6 +20,7 @@ import (
 	"github.com/snipdb/snipdb/httpapi"
 	"github.com/snipdb/snipdb/storage"
 	"github.com/snipdb/snipdb/storage/failpoint"
+	"github.com/snipdb/snipdb/storage/mutant"
 )
 
 // server is one running node, from the lock of its directory up to its API.
@@ -50,6 +51,9 @@ func run(ctx context.Context, config *Config, output io.Writer, ready func(*serv
 	s := &server{config: config, log: newLogger(config, output), registry: newRegistry()}
 	if failpoint.Enabled {
 		s.log.Warn("this binary was built with failpoints: it is for crash tests, and for nothing else")
+	}
+	if mutant.Enabled {
+		s.log.Warn("this binary was built with mutants: it can make mistakes on purpose")
 	}
 	if err := failpoint.Arm(os.Environ()); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/snipdb/snipdb/storage/failpoint"
+	"github.com/snipdb/snipdb/storage/mutant"
 )
 
 // Where a setting came from. The first that has it wins.
@@ -87,7 +88,7 @@ func readEnvironment(f *pflag.FlagSet, environment []string) (map[string]string,
 	var errs []error
 	for _, entry := range environment {
 		variable, value, _ := strings.Cut(entry, "=")
-		if !strings.HasPrefix(variable, "SNIPDB_") || failpoint.IsVariable(variable) {
+		if !strings.HasPrefix(variable, "SNIPDB_") || failpoint.IsVariable(variable) || mutant.IsVariable(variable) {
 			continue
 		}
 		name, known := names[variable]

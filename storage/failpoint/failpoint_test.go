@@ -70,7 +70,7 @@ func TestPointsCodeAndNotesAgree(t *testing.T) {
 		switch calls := used[name]; {
 		case len(calls) == 0:
 			t.Errorf("%s is at no place in the code", name)
-		case len(calls) > 1:
+		case len(calls) > 1 && k != value: // a value is no event: it may be asked for anywhere
 			t.Errorf("%s is at %d places; which one a test meets nobody knows: %v", name, len(calls), calls)
 		case calls[0] != want:
 			t.Errorf("%s is called with %s; by its kind it needs %s", name, calls[0], want)
