@@ -144,3 +144,104 @@ func FuzzImportLines(f *testing.F) {
 		}
 	})
 }
+
+// FuzzWriteHeaders sends a write with any headers and query: a documented
+// answer, and never one that ignores what it was asked. A key or a condition
+// that is not understood must refuse the write.
+func FuzzWriteHeaders(f *testing.F) {
+	f.Add("key-1", `"1"`, "", "application/json", "", "timeout=1s")
+	f.Add("", "", "*", "application/json; charset=UTF-8", "Bearer id.secret", "redirect=true")
+	f.Add("k\x00", "*", "*", "text/plain", "Bearer .", "timeout=-1s&timeout=2s")
+	f.Add(strings.Repeat("k", 300), `W/"1"`, `"2"`, "application/json;;", "bearer x", "redirect=maybe&x=y")
+	f.Add("é", `"18446744073709551616"`, "", "", "Basic eA==", "%zz")
+	m := newMemory()
+	s, err := New(m, m, Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, key, match, noneMatch, media, authorization, query string) {
+		header := http.Header{}
+		for name, value := range map[string]string{
+			wire.HeaderIdempotencyKey: key, "If-Match": match, "If-None-Match": noneMatch, "Content-Type": media, "Authorization": authorization,
+		} {
+			if value != "" {
+				header.Set(name, value)
+			}
+		}
+		before := m.dump()
+		u := &url.URL{Path: "/v1/collections/c/docs/d", RawQuery: query}
+		body := `{"content":"x"}`
+		req := (&http.Request{Method: "PUT", URL: u, Header: header, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(t.Context())
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, req)
+		if w.Code < 300 {
+			if key != "" && (len(key) > maxKeyBytes || !visible(key)) || match != "" && noneMatch != "" || noneMatch != "" && noneMatch != "*" {
+				t.Errorf("%q is answered %d", header, w.Code)
+			}
+			return
+		}
+		var p wire.Problem
+		if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Code >= 500 && w.Code != http.StatusGatewayTimeout || p.Code.Info().Code != p.Code || p.Outcome != "not_applied" {
+			t.Errorf("%q ?%s: %d %s: %v", header, query, w.Code, w.Body, err)
+		}
+		if !bytes.Equal(before, m.dump()) {
+			t.Errorf("%q ?%s: refused with %d, and applied", header, query, w.Code)
+		}
+	})
+}
+
+// FuzzListCursors: a cursor is refused, or is the one that the same place has.
+func FuzzListCursors(f *testing.F) {
+	f.Add(cursorOf(snippetCursor, "7"))
+	f.Add(cursorOf(snippetCursor, "007"))
+	f.Add(cursorOf("x", "7"))
+	f.Add("")
+	f.Fuzz(func(t *testing.T, cursor string) {
+		if place, err := parseCursor(snippetCursor, cursor); err == nil && cursorOf(snippetCursor, place) != cursor {
+			t.Errorf("%q is taken for the place %q, whose cursor is %q", cursor, place, cursorOf(snippetCursor, place))
+		}
+		if n, err := parseSnippetCursor(cursor); err == nil && (n < 0 || n > snippet.MaxSnippets) {
+			t.Errorf("%q is snippet %d", cursor, n)
+		}
+	})
+}
+
+// FuzzRawVectors sends any bytes as a vector: it is kept bit for bit as it
+// reads, or refused.
+func FuzzRawVectors(f *testing.F) {
+	f.Add([]byte{0, 0, 0x80, 0x3f, 0, 0, 0, 0})
+	f.Add([]byte{0, 0, 0xc0, 0x7f, 0, 0, 0x80, 0x3f})
+	f.Add([]byte{1, 2, 3})
+	f.Add([]byte{1, 0, 0, 0, 1, 0, 0, 0})
+	m := newMemory()
+	s, err := New(m, m, Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	send := func(method, path, media, accept string, body []byte) *httptest.ResponseRecorder {
+		req := httptest.NewRequest(method, path, bytes.NewReader(body))
+		req.Header.Set("Content-Type", media)
+		if accept != "" {
+			req.Header.Set("Accept", accept)
+		}
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, req)
+		return w
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		send("DELETE", "/v1/collections/c", wire.TypeJSON, "", nil)
+		if w := send("PUT", "/v1/collections/c/docs/d", wire.TypeJSON, "", []byte(`{"content":"x"}`)); w.Code != 201 {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+		const path = "/v1/collections/c/docs/d/snippets/0"
+		w := send("PUT", path+"?model=m", wire.TypeVector, "", raw)
+		v := snippet.Vector(raw)
+		valid := len(raw) > 0 && len(raw)%4 == 0 && v.Validate() == nil
+		if (w.Code == 200) != valid || w.Code >= 500 {
+			t.Fatalf("%x (valid: %v) is answered %d %s", raw, valid, w.Code, w.Body)
+		}
+		if got := send("GET", path, "", wire.TypeVector, nil); valid && (got.Code != 200 || got.Body.Len() != len(raw)) {
+			t.Fatalf("%x reads as %d %x", raw, got.Code, got.Body)
+		}
+	})
+}
