@@ -66,10 +66,20 @@ func Main(m *testing.M) int {
 	return code
 }
 
+// The variables by which a test process is told to test another server than
+// the one that it would build, and what to tell that server: see cmd/mutants.
+const (
+	serverVariable = "PROCTEST_SNIPDB" // a path
+	toldVariable   = "PROCTEST_ENV"    // NAME=value, for every node; several with a space between
+)
+
 // Binary builds a command, once for each test process, and returns its path:
 // "snipdb" or "snipctl", with the build tags given.
 func Binary(tb testing.TB, name string, tags ...string) string {
 	tb.Helper()
+	if path := os.Getenv(serverVariable); path != "" && name == "snipdb" {
+		return path
+	}
 	built.mu.Lock()
 	defer built.mu.Unlock()
 	key := strings.Join(append([]string{name}, tags...), "-")
@@ -276,7 +286,7 @@ func (n *Node) Start(more ...string) {
 	n.tb.Helper()
 	cmd := exec.Command(Binary(n.tb, "snipdb", n.cluster.tags...), append(n.Args(), more...)...)
 	cmd.Stdout, cmd.Stderr = n, n
-	cmd.Env = append(environment(), n.Env...)
+	cmd.Env = append(append(environment(), strings.Fields(os.Getenv(toldVariable))...), n.Env...)
 	// No process outlives the test, not even one that is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
