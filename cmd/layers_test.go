@@ -83,7 +83,7 @@ var mayImport = map[string][]string{
 var foreign = map[string][]string{
 	"fsm/command":        {"google.golang.org/protobuf/"},
 	"cluster/logtest":    {"github.com/hashicorp/raft"},
-	"storage":            {"github.com/linxGnu/grocksdb", "google.golang.org/protobuf/", "github.com/prometheus/client_golang/", "golang.org/x/sys/"},
+	"storage":            {"github.com/linxGnu/grocksdb", "google.golang.org/protobuf/", "github.com/prometheus/client_golang/", "golang.org/x/sys/", "github.com/cespare/xxhash/v2"},
 	"storage/contention": {"github.com/linxGnu/grocksdb"},
 	"fsm/snapshot":       {"github.com/hashicorp/raft", "github.com/prometheus/client_golang/", "golang.org/x/sys/"},
 	"fsm":                {"github.com/hashicorp/raft", "google.golang.org/protobuf/", "github.com/prometheus/client_golang/"},
@@ -98,6 +98,7 @@ var foreign = map[string][]string{
 		"github.com/google/uuid", "golang.org/x/",
 	},
 	"httpapi/client":       {"github.com/cenkalti/backoff/v5", "github.com/google/uuid", "golang.org/x/"},
+	"cmd/proctest":         {"go.uber.org/goleak"},
 	"cmd/chaos":            {"github.com/anishathalye/porcupine"},
 	"cmd/snipctl/bench":    {"github.com/HdrHistogram/hdrhistogram-go"},
 	"cmd/snipctl/importer": {"golang.org/x/"},

@@ -60,6 +60,9 @@ var built struct {
 // as `func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }`.
 func Main(m *testing.M) int {
 	code := m.Run()
+	if code == 0 {
+		code = leaked()
+	}
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
 	}
