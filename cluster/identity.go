@@ -37,6 +37,9 @@ type identityRecord struct {
 	// Pending are the voters that this node, which claimed the cluster, must
 	// bootstrap Raft with. Set with Founder, cleared with it.
 	Pending []claimServer `json:"pending,omitempty"`
+	// Diverged says that this node's state is not that of the majority. It is
+	// never cleared: only an empty directory begins anew.
+	Diverged *divergence `json:"diverged,omitempty"`
 }
 
 // identity is the node's place in the world, on disk. A directory belongs to

@@ -358,7 +358,7 @@ func (n *Node) transfer(ctx context.Context, r *raft.Raft, to string) error {
 	alive := n.progressOf(ctx, voters)
 	best := -1
 	for i, s := range voters {
-		if p, ok := alive[s.ID]; ok && !p.Restoring && (best < 0 || p.Applied > alive[voters[best].ID].Applied) {
+		if p, ok := alive[s.ID]; ok && !p.Restoring && !p.Diverged && (best < 0 || p.Applied > alive[voters[best].ID].Applied) {
 			best = i
 		}
 	}
@@ -400,7 +400,7 @@ func (n *Node) promoteReady(ctx context.Context, p *promotions) {
 	progress := n.progressOf(ctx, candidates)
 	for _, s := range candidates {
 		at, ok := progress[s.ID]
-		if !ok || at.Restoring || at.Applied+promoteGap < commit {
+		if !ok || at.Restoring || at.Diverged || at.Applied+promoteGap < commit {
 			delete(p.since, s.ID)
 			continue
 		}

@@ -21,6 +21,8 @@ const (
 	routeAnnounce  = "announce"  // member: here I am, at this address
 	routeChange    = "change"    // leader: change the membership
 	routeKick      = "kick"      // announce yourself now
+	routeState     = "state"     // the hashes of your state
+	routeMark      = "mark"      // leader: let all nodes mark their state
 )
 
 type empty struct{}
@@ -43,6 +45,21 @@ type verifyResponse struct {
 type progressResponse struct {
 	Applied   uint64 `json:"applied"`
 	Restoring bool   `json:"restoring"`
+	// Diverged: the node's state is wrong, so it must not lead.
+	Diverged bool `json:"diverged,omitempty"`
+}
+
+// stateResponse is what a node says of its state. Scheme is the version of the
+// hash: only equal ones are compared.
+type stateResponse struct {
+	Scheme   int                  `json:"scheme"`
+	Now      contract.HashPoint   `json:"now"`
+	Points   []contract.HashPoint `json:"points"` // by index
+	Diverged string               `json:"diverged,omitempty"`
+}
+
+type markResponse struct {
+	Index uint64 `json:"index"`
 }
 
 // claimServer is a voter of the cluster to be formed.
@@ -100,6 +117,8 @@ func (n *Node) handlePeers(mux *http.ServeMux) {
 	handlePeer(mux, routeAnnounce, wrap(n.onAnnounce))
 	handlePeer(mux, routeChange, wrap(n.onChange))
 	handlePeer(mux, routeKick, wrap(n.onKick))
+	handlePeer(mux, routeState, wrap(n.onState))
+	handlePeer(mux, routeMark, wrap(n.onMark))
 }
 
 // wrap gives the errors of a handler their code.
@@ -141,7 +160,7 @@ func (n *Node) onVerify(_ context.Context, _ string, req *verifyRequest) (*verif
 
 func (n *Node) onProgress(context.Context, string, *empty) (*progressResponse, error) {
 	applied, _ := n.p.StateMachine.Applied()
-	return &progressResponse{Applied: applied, Restoring: n.p.StateMachine.Restoring()}, nil
+	return &progressResponse{Applied: applied, Restoring: n.p.StateMachine.Restoring(), Diverged: n.state.diverged.Load() != nil}, nil
 }
 
 func (n *Node) onStatus(context.Context, string, *empty) (*contract.NodeStatus, error) {

@@ -183,7 +183,49 @@ func nodeGauges(n *Node) []prometheus.Collector {
 		}),
 		gauge("snapshot_log_limit_bytes", "Bytes of the log at which a snapshot is taken.", func() float64 { return float64(n.o.SnapshotBytes) }),
 	}
+	all = append(all, stateGauges(n)...)
 	return append(all, gateGauges(n)...)
+}
+
+// stateGauges show what is known of this node's state against the others'.
+func stateGauges(n *Node) []prometheus.Collector {
+	gauge := func(name, help string, f func(s *stateCheck) float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "snipdb_cluster_state_" + name, Help: help}, func() float64 {
+			n.state.mu.Lock()
+			defer n.state.mu.Unlock()
+			return f(&n.state)
+		})
+	}
+	return []prometheus.Collector{
+		gauge("diverged", "1 if this node's state differs from a majority's; it serves nothing then.", func(s *stateCheck) float64 {
+			if s.diverged.Load() != nil {
+				return 1
+			}
+			return 0
+		}),
+		gauge("disputed", "1 if this node's state differs from others' and none has a majority.", func(s *stateCheck) float64 {
+			if s.disputed != 0 {
+				return 1
+			}
+			return 0
+		}),
+		gauge("differing_members", "Other members whose state differs from a majority's, as this node sees it.", func(s *stateCheck) float64 {
+			return float64(len(s.others))
+		}),
+		gauge("compared_index", "Newest index at which this node's state was found equal to a majority's.", func(s *stateCheck) float64 {
+			return float64(s.settled)
+		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "snipdb_cluster_state_comparisons_total",
+			Help: "Points of the log at which this node's state was compared with the others'."}, func() float64 {
+			n.state.mu.Lock()
+			defer n.state.mu.Unlock()
+			return float64(n.state.compared)
+		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "snipdb_cluster_state_verify_problems",
+			Help: "What the newest full scan found wrong with this node's state; 0 also if there was none."}, func() float64 {
+			return float64(len(n.Verification().Problems))
+		}),
+	}
 }
 
 // gateGauges show each gate, by its reason.

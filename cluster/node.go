@@ -62,6 +62,8 @@ type Node struct {
 	transport atomic.Pointer[nudgedTransport]
 	startMu   sync.Mutex // serialises startRaft with itself and with Close
 
+	state           stateCheck   // this node's state against the others'
+	verification    verification // a full scan of the state
 	promise         promise      // to the node that forms the cluster
 	removed         atomic.Bool  // the leader said that this node is no member
 	caughtUp        atomic.Bool  // since the start, this node once had all that a quorum knew
@@ -126,6 +128,7 @@ func newNode(o Options, p Parts) (_ *Node, err error) {
 	if n.identity, err = openIdentity(o.DataDir, o.NodeID); err != nil {
 		return nil, err
 	}
+	n.state.diverged.Store(n.identity.record().Diverged)
 	if n.stable, err = openStableStore(filepath.Join(o.DataDir, stableFile), store); err != nil {
 		return nil, err
 	}
@@ -205,6 +208,7 @@ func (n *Node) start(ctx context.Context) error {
 		return err
 	}
 	n.goRun(n.upkeep)
+	n.goRun(n.watchState)
 	return nil
 }
 
@@ -238,7 +242,7 @@ func (n *Node) startRaft() error {
 		return fmt.Errorf("cluster: log cache: %w", err)
 	}
 	fsm := &watchedFSM{BatchingFSM: n.p.StateMachine, watch: n.installs}
-	r, err := raft.NewRaft(n.raftConfig(), fsm, cache, n.stable, n.p.Snapshots, tr)
+	r, err := raft.NewRaft(n.raftConfig(), fsm, cache, n.stable, guardedSnapshots{n.p.Snapshots, n}, tr)
 	if err != nil {
 		return errors.Join(fmt.Errorf("cluster: start raft: %w", err), tr.Close())
 	}
@@ -264,6 +268,9 @@ func (n *Node) raftConfig() *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(n.o.NodeID)
 	c.HeartbeatTimeout, c.ElectionTimeout = n.o.HeartbeatTimeout, n.o.ElectionTimeout
+	if n.state.diverged.Load() != nil { // the last to stand for election: see standBack
+		c.HeartbeatTimeout, c.ElectionTimeout = divergedPatience*c.HeartbeatTimeout, divergedPatience*c.ElectionTimeout
+	}
 	c.LeaderLeaseTimeout, c.CommitTimeout = n.o.LeaderLease, n.o.CommitTimeout
 	c.MaxAppendEntries = maxAppendEntries
 	// Buffered, so that Apply doesn't wait for the main loop's fsync. It makes
@@ -447,6 +454,8 @@ func (n *Node) Ready() error {
 		return contract.ErrShutdown
 	case n.removed.Load():
 		return errRemoved
+	case n.state.diverged.Load() != nil:
+		return n.Diverged()
 	case r == nil:
 		return n.notRunning()
 	case n.p.StateMachine.Restoring():

@@ -62,6 +62,9 @@ type Options struct {
 	// PollInterval is how often a node asks for the leader's commit index,
 	// for bounded reads. Default 250 ms.
 	PollInterval time.Duration
+	// StateCheck is how often a node compares the hash of its state with the
+	// others'. Default 5 s; the states are marked every TickInterval.
+	StateCheck time.Duration
 	// ReadTimeout bounds a read that waits and whose context has no
 	// deadline. Default 5 s.
 	ReadTimeout time.Duration
@@ -134,7 +137,7 @@ func DefaultOptions() Options {
 	return Options{
 		HeartbeatTimeout: 1500 * time.Millisecond, ElectionTimeout: 2 * time.Second,
 		LeaderLease: 1250 * time.Millisecond, CommitTimeout: 50 * time.Millisecond,
-		TickInterval: 10 * time.Second, PollInterval: 250 * time.Millisecond,
+		TickInterval: 10 * time.Second, PollInterval: 250 * time.Millisecond, StateCheck: 5 * time.Second,
 		ReadTimeout: 5 * time.Second, ProposeTimeout: 30 * time.Second,
 		LogWriteLimit: 10 * time.Second, PromoteAfter: 3 * time.Second, ClaimTTL: 15 * time.Second,
 		SnapshotBytes: 128 << 20, TrailingBytes: 64 << 20, SnapshotCheck: 5 * time.Second,
@@ -176,7 +179,7 @@ func (o Options) Validate() error {
 		d    time.Duration
 	}{
 		{"HeartbeatTimeout", o.HeartbeatTimeout}, {"ElectionTimeout", o.ElectionTimeout}, {"LeaderLease", o.LeaderLease},
-		{"CommitTimeout", o.CommitTimeout}, {"TickInterval", o.TickInterval}, {"PollInterval", o.PollInterval},
+		{"CommitTimeout", o.CommitTimeout}, {"TickInterval", o.TickInterval}, {"PollInterval", o.PollInterval}, {"StateCheck", o.StateCheck},
 		{"ReadTimeout", o.ReadTimeout}, {"ProposeTimeout", o.ProposeTimeout}, {"LogWriteLimit", o.LogWriteLimit},
 		{"PromoteAfter", o.PromoteAfter}, {"ClaimTTL", o.ClaimTTL}, {"SnapshotCheck", o.SnapshotCheck},
 		{"GateInterval", o.GateInterval},
@@ -254,6 +257,14 @@ type Parts struct {
 	DiskFree func() (free, total uint64, err error)
 	// Storage is what the status shows of the storage; nil: nothing.
 	Storage func() (status contract.StorageStatus, dbBytes uint64, err error)
+	// StateHash returns the hash of the state as it is, and those at the newest
+	// Ticks, by index, all of one moment. scheme is the version of the hash. nil:
+	// states are not compared.
+	StateHash func() (scheme int, now contract.HashPoint, points []contract.HashPoint)
+	// VerifyState reads the whole state and computes its hash anew; it tells
+	// progress now and then. bytesPerSecond bounds its rate, 0: not at all. nil:
+	// there is no verification.
+	VerifyState func(ctx context.Context, bytesPerSecond int64, progress func(rows, bytes int64)) (contract.Verification, error)
 	// BeforeSnapshot is called before each snapshot of the state machine, while
 	// entries are applied. What it writes to disk need not be written in the
 	// snapshot, while they wait. nil: nothing.

@@ -146,6 +146,8 @@ func (n *Node) mayPropose(system bool) error {
 		return contract.ErrShutdown
 	case r == nil:
 		return n.notRunning()
+	case !system && n.state.diverged.Load() != nil:
+		return n.Diverged()
 	case r.State() != raft.Leader:
 		return n.notLeader()
 	case !system && n.p.StateMachine.ClusterID() == "":

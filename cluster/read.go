@@ -44,6 +44,9 @@ func (n *Node) readIndex(ctx context.Context, c contract.Consistency) (contract.
 	if n.isClosing() {
 		return contract.ReadStamp{}, contract.ErrShutdown
 	}
+	if err := n.Diverged(); err != nil {
+		return contract.ReadStamp{}, err
+	}
 	if sm.ClusterID() == "" {
 		// An empty state would answer "not found" to everything.
 		return contract.ReadStamp{}, fmt.Errorf("%w: it has no data of the cluster yet", contract.ErrNotReady)

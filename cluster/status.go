@@ -27,6 +27,7 @@ func (n *Node) LocalStatus() contract.NodeStatus {
 	if err != nil {
 		s.Errors = append(s.Errors, err.Error())
 	}
+	s.State = n.stateStatus()
 	if n.p.Storage != nil {
 		if s.Storage, s.DBBytes, err = n.p.Storage(); err != nil {
 			s.Errors = append(s.Errors, err.Error())

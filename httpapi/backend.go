@@ -30,6 +30,9 @@ type Backend interface {
 	Leader() contract.LeaderInfo
 	// Ready returns nil if the node can serve, or why it can't.
 	Ready() error
+	// Diverged returns nil, or contract.ErrDiverged, wrapped: this node must
+	// neither serve data nor pass a write on.
+	Diverged() error
 	NodeID() string
 	// ClusterID is empty until the node belongs to a cluster.
 	ClusterID() string
@@ -70,5 +73,13 @@ type Admin interface {
 	TransferLeadership(ctx context.Context, to string) error
 	// Snapshot takes a snapshot of this node and returns its index.
 	Snapshot(ctx context.Context) (index uint64, err error)
+	// CheckState compares the states of all members: with mark at an index that
+	// is written for it, else at the newest that all have.
+	CheckState(ctx context.Context, mark bool) (*contract.StateReport, error)
+	// StartVerification begins a full scan of this node's state, unless one
+	// runs; 0 bytes per second: as fast as it can.
+	StartVerification(bytesPerSecond int64) (contract.Verification, error)
+	Verification() contract.Verification
+	StopVerification()
 	Identity() wire.Identity
 }

@@ -75,6 +75,11 @@ func (c *call) serve() (*reply, error) {
 	if err := c.begin(); err != nil {
 		return nil, err
 	}
+	if r.Class != classAdmin && r.Class != classHealth {
+		if err := c.s.backend.Diverged(); err != nil {
+			return nil, err
+		}
+	}
 	ctx := c.g.Request.Context()
 	if r.Stream == nil {
 		var cancel context.CancelFunc

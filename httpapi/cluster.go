@@ -259,7 +259,7 @@ func renderNode(n *contract.NodeStatus) wire.NodeStatus {
 		Term: n.Term, Leader: n.Leader, AppliedIndex: n.AppliedIndex, CommitIndex: n.CommitIndex, Lag: n.Lag,
 		FirstLogIndex: n.FirstLogIndex, LastLogIndex: n.LastLogIndex, LogBytes: n.LogBytes, DBBytes: n.DBBytes,
 		SnapshotIndex: n.SnapshotIndex, SnapshotAge: n.SnapshotAge.Seconds(), Version: n.Version, Started: n.Started.UTC(),
-		Restoring: n.Restoring, DiskFreeBytes: n.DiskFreeBytes, ClockMs: n.ClockMs, Errors: n.Errors,
+		Restoring: n.Restoring, DiskFreeBytes: n.DiskFreeBytes, ClockMs: n.ClockMs, State: renderStateStatus(&n.State), Errors: n.Errors,
 		Storage: wire.StorageStatus{
 			Stall: n.Storage.Stall, L0Files: n.Storage.L0Files, MemtableBytes: n.Storage.MemtableBytes,
 			BlockCacheBytes: n.Storage.BlockCacheBytes, PendingBytes: n.Storage.PendingBytes, BlobBytes: n.Storage.BlobBytes,

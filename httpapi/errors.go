@@ -65,7 +65,7 @@ var sentinels = []struct {
 	{contract.ErrBehind, wire.CodeBehind, "", "this node has not reached the state that the read asks for within the request's deadline"},
 	{contract.ErrTooLarge, wire.CodeDocumentTooLarge, "", "the write does not fit into one log entry; write less at once"},
 	{contract.ErrExpired, wire.CodeTimeout, "", "the deadline passed before the write was proposed; nothing was written"},
-	{contract.ErrDiverged, wire.CodeDiverged, "", "this node's state differs from the cluster's; it serves nothing until it is restored"},
+	{contract.ErrDiverged, wire.CodeDiverged, "", "this node's state differs from that of the majority, so it serves nothing; ask another node. Its operator must stop it, empty its data directory and start it again: it gets the state from the leader"},
 	{context.DeadlineExceeded, wire.CodeTimeout, "", "the deadline of the request passed"},
 	{context.Canceled, wire.CodeTimeout, "", "the request was cancelled"},
 	{os.ErrDeadlineExceeded, wire.CodeTimeout, "", "the body did not arrive before the deadline of the request"},

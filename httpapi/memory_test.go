@@ -31,12 +31,14 @@ type memory struct {
 	// onPropose runs before a proposal; an error is the proposal's.
 	onPropose func(ctx context.Context, c *command.Command) error
 	// onAdmit is asked before a body is read; nil admits all.
-	onAdmit  func(bytes int64, deletes bool) error
-	onView   func(ctx context.Context, c contract.Consistency) error
-	members  []contract.Member
-	noQuorum bool // too few of the members answer
-	snapErr  error
-	transfer func(to string) error
+	onAdmit      func(bytes int64, deletes bool) error
+	onView       func(ctx context.Context, c contract.Consistency) error
+	members      []contract.Member
+	noQuorum     bool // too few of the members answer
+	snapErr      error
+	transfer     func(to string) error
+	diverged     error // of Diverged
+	verification contract.Verification
 	// reads is whose state this node shows; nil: its own. A follower's.
 	reads *memory
 }
@@ -618,6 +620,42 @@ func (m *memory) TransferLeadership(_ context.Context, to string) error {
 		return &contract.MembershipError{Detail: "there is nobody to transfer to"}
 	}
 	return m.transfer(to)
+}
+
+func (m *memory) Diverged() error { return m.diverged }
+
+// CheckState answers for n1 and n2, and marks nothing.
+func (m *memory) CheckState(_ context.Context, mark bool) (*contract.StateReport, error) {
+	if m.diverged != nil {
+		return nil, m.diverged
+	}
+	at := contract.HashPoint{Index: m.index, Term: m.leader.Term, Hash: "0123456789abcdef0123456789abcdef"}
+	if mark {
+		at.Index++
+	}
+	return &contract.StateReport{Index: at.Index, Verdict: contract.StateAgreed, Nodes: []contract.NodeState{
+		{ID: "n1", Voter: true, Reachable: true, Applied: at.Index, At: at, Verdict: contract.StateAgreed},
+		{ID: "n2", Voter: true, Verdict: contract.StateUnchecked, Error: "it does not answer"},
+	}}, nil
+}
+
+func (m *memory) StartVerification(bytesPerSecond int64) (contract.Verification, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.verification = contract.Verification{Started: time.Unix(1, 0), Running: true, Bytes: bytesPerSecond}
+	return m.verification, nil
+}
+
+func (m *memory) Verification() contract.Verification {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.verification
+}
+
+func (m *memory) StopVerification() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.verification.Running, m.verification.Error = false, "context canceled"
 }
 
 func (m *memory) Snapshot(context.Context) (uint64, error) { return m.index, m.snapErr }

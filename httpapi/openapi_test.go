@@ -45,10 +45,13 @@ type operationDoc struct {
 }
 
 const (
-	exampleDocument = `{"collection":"notes","id":"d1","owner":{"type":"agent","id":"a1"},"title":"Raft","metadata":{"lang":"en"},"created_at":"2026-11-23T10:00:00Z","updated_at":"2026-11-23T10:00:00Z","revision":42,"snippet_count":1}`
-	exampleSnippet  = `{"index":0,"content":"A log is replicated.","content_hash":"6a8f5b0e3f7e9ad5f9f2e8b7c8d8d0a64a2e1c0f5b1d3a7e9c4b6f8d2e1a3c5b","embedded":true,"model":"m1","revision":42}`
-	exampleColl     = `{"name":"notes","dimension":3,"metric":"cosine","analyzer":"standard","created_at":"2026-11-23T10:00:00Z","updated_at":"2026-11-23T10:00:00Z","revision":7,"documents":1,"snippets":1,"embedded":1}`
-	exampleMember   = `{"id":"n4","raft":"10.0.0.4:7001","http":"http://10.0.0.4:8001","voter":false}`
+	exampleDocument     = `{"collection":"notes","id":"d1","owner":{"type":"agent","id":"a1"},"title":"Raft","metadata":{"lang":"en"},"created_at":"2026-11-23T10:00:00Z","updated_at":"2026-11-23T10:00:00Z","revision":42,"snippet_count":1}`
+	exampleSnippet      = `{"index":0,"content":"A log is replicated.","content_hash":"6a8f5b0e3f7e9ad5f9f2e8b7c8d8d0a64a2e1c0f5b1d3a7e9c4b6f8d2e1a3c5b","embedded":true,"model":"m1","revision":42}`
+	exampleColl         = `{"name":"notes","dimension":3,"metric":"cosine","analyzer":"standard","created_at":"2026-11-23T10:00:00Z","updated_at":"2026-11-23T10:00:00Z","revision":7,"documents":1,"snippets":1,"embedded":1}`
+	exampleHash         = `{"index":1200,"term":3,"hash":"5f0b5c1d9e6a47e2b3f3d1c09a7e4f55"}`
+	exampleConsistency  = `{"index":1200,"verdict":"agreed","nodes":[{"id":"n1","http":"http://127.0.0.1:8001","voter":true,"reachable":true,"applied_index":1204,"at":` + exampleHash + `,"verdict":"agreed"}]}`
+	exampleVerification = `{"node":"n1","status":"running","started":"2026-11-23T10:00:00Z","rows":51200,"bytes":268435456}`
+	exampleMember       = `{"id":"n4","raft":"10.0.0.4:7001","http":"http://10.0.0.4:8001","voter":false}`
 )
 
 var operationDocs = map[string]operationDoc{
@@ -129,6 +132,17 @@ var operationDocs = map[string]operationDoc{
 	"POST /v1/cluster/transfer-leader": {id: "transferLeader", tag: "cluster", summary: "Hand the leadership over", in: wire.TransferInput{}, example: `{"to":"n2"}`,
 		status: 200, out: wire.TransferResult{}, answer: `{"leader":"n2"}`, codes: []wire.Code{wire.CodeInvalidField, wire.CodeNotFound, wire.CodeMembership}},
 	"POST /v1/cluster/snapshot": {id: "snapshot", tag: "cluster", summary: "Take a snapshot of this node", status: 200, out: wire.SnapshotResult{}, answer: `{"index":1200,"node":"n1"}`},
+	"GET /v1/cluster/consistency": {id: "getConsistency", tag: "cluster", summary: "Compare the states of all nodes",
+		description: "At the newest point of the log at which all nodes that answer have marked the hash of their state; nothing is written.",
+		status:      200, out: wire.Consistency{}, answer: exampleConsistency},
+	"POST /v1/cluster/consistency": {id: "checkConsistency", tag: "cluster", summary: "Compare the states of all nodes, as they are now",
+		description: "The leader writes one entry at which all nodes mark the hash of their state, and the answer waits up to 3 seconds for those that answer.",
+		status:      200, out: wire.Consistency{}, answer: exampleConsistency},
+	"GET /v1/cluster/verification": {id: "getVerification", tag: "cluster", summary: "Show the newest full scan of this node's state", status: 200, out: wire.Verification{}, answer: exampleVerification},
+	"POST /v1/cluster/verification": {id: "startVerification", tag: "cluster", summary: "Read the whole state of this node and compute its hash anew",
+		description: "In the background; one that runs already is shown. It reads " + fmt.Sprint(defaultVerifyMiB) + " MiB per second, unless mib_per_second says otherwise; 0 is no bound.",
+		status:      202, out: wire.Verification{}, answer: exampleVerification},
+	"DELETE /v1/cluster/verification": {id: "stopVerification", tag: "cluster", summary: "End the full scan that runs", status: 200, out: wire.Verification{}, answer: exampleVerification},
 	"GET /v1/cluster/limits": {id: "getLimits", tag: "cluster", summary: "The rate limits, as this node knows them", status: 200, out: wire.Limits{},
 		answer: `{"rate_limits":[{"scope":"collection","name":"notes","writes_per_second":100,"burst":200}]}`},
 	"PUT /v1/cluster/limits": {id: "putLimits", tag: "cluster", summary: "Replace the rate limits of the cluster", in: wire.Limits{},
@@ -287,6 +301,7 @@ var paramDocs = map[string]string{
 	wire.ParamMetadataPrefix + "KEY": "Only documents whose top-level metadata field KEY has this value.", wire.ParamWithEmbeddings: "true or array: vectors as numbers; base64: as base64 of little-endian float32 values.",
 	wire.ParamModel: "The model of a raw vector.", wire.ParamStopOnError: "true: the import ends at the first line that fails.", "name[]": "Only these metrics.",
 	wire.ParamForce: "true: remove the node though the voters that are left and answer are no quorum. Never the last voter.",
+	wire.ParamRate:  "How many MiB per second the scan may read, 64 by default; 0: no bound.",
 }
 
 // allParameters are the parameters of all routes, by name.

@@ -54,6 +54,8 @@ const (
 	pathBatch      = pathCollection + "/batch"
 	pathCluster    = "/v1/cluster"
 	pathMember     = pathCluster + "/members/:node"
+
+	pathVerification = pathCluster + "/verification"
 )
 
 var (
@@ -102,6 +104,11 @@ var routes = []route{
 	{Method: http.MethodPost, Path: pathCluster + "/transfer-leader", Class: classAdmin, Types: jsonOnly, MaxBody: maxAdminBody, OptionalBody: true,
 		Admin: transferLeader},
 	{Method: http.MethodPost, Path: pathCluster + "/snapshot", Class: classAdmin, Plain: takeSnapshot},
+	{Method: http.MethodGet, Path: pathCluster + "/consistency", Class: classAdmin, Plain: getConsistency},
+	{Method: http.MethodPost, Path: pathCluster + "/consistency", Class: classAdmin, Plain: checkConsistency},
+	{Method: http.MethodGet, Path: pathVerification, Class: classAdmin, Plain: getVerification},
+	{Method: http.MethodPost, Path: pathVerification, Class: classAdmin, Params: []string{wire.ParamRate}, Plain: startVerification},
+	{Method: http.MethodDelete, Path: pathVerification, Class: classAdmin, Plain: stopVerification},
 	{Method: http.MethodGet, Path: pathCluster + "/limits", Class: classAdmin, Read: getLimits},
 	{Method: http.MethodPut, Path: pathCluster + "/limits", Class: classAdmin, Types: jsonOnly, MaxBody: maxAdminBody, Write: putLimits},
 

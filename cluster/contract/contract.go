@@ -98,6 +98,7 @@ type NodeStatus struct {
 	DiskFreeBytes uint64
 	// ClockMs is the node's clock, Unix milliseconds, when it answered.
 	ClockMs int64
+	State   StateStatus
 	Storage StorageStatus
 	Errors  []string
 }

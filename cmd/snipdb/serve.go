@@ -163,7 +163,11 @@ func (s *server) startCluster(ctx context.Context) error {
 		DiskFree:  s.dir.free,
 		// A checkpoint flushes everything, and nothing is applied meanwhile.
 		BeforeSnapshot: func() error { return flushState(s.store) },
-		Storage:        func() (contract.StorageStatus, uint64, error) { return storageStatus(s.store) },
+		StateHash:      func() (int, contract.HashPoint, []contract.HashPoint) { return stateHash(s.fsm) },
+		VerifyState: func(ctx context.Context, rate int64, progress func(rows, bytes int64)) (contract.Verification, error) {
+			return verifyState(ctx, s.store, rate, progress)
+		},
+		Storage: func() (contract.StorageStatus, uint64, error) { return storageStatus(s.store) },
 	}
 	s.node, err = cluster.Open(ctx, s.clusterOptions(), parts)
 	return err

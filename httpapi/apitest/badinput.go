@@ -162,7 +162,7 @@ func (c *checker) check(r row) {
 		return
 	}
 	outcome := ""
-	if r.method != http.MethodGet && r.status != http.StatusMethodNotAllowed && r.code != wire.CodeRouteNotFound && !strings.Contains(r.path, "/cluster/snapshot") {
+	if r.method != http.MethodGet && r.status != http.StatusMethodNotAllowed && r.code != wire.CodeRouteNotFound && !ofOneNode(r.path) {
 		outcome = "not_applied"
 	}
 	if p.Code != r.code || p.Status != r.status || r.field != "" && p.Field != r.field || p.Outcome != outcome || p.Detail == "" || p.RequestID == "" ||

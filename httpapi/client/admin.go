@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"github.com/snipdb/snipdb/httpapi/wire"
 )
@@ -68,6 +69,40 @@ func (c *Client) TransferLeader(ctx context.Context, to string, opts ...WriteOpt
 func (c *Client) Snapshot(ctx context.Context, endpoint string) (*wire.SnapshotResult, Meta, error) {
 	r := &request{method: http.MethodPost, path: path("cluster", "snapshot"), kind: kindNode, pin: endpoint}
 	return call[wire.SnapshotResult](ctx, c, r)
+}
+
+// Consistency compares the states of all nodes, where they have marked the
+// hash of them already: the node that is asked writes nothing.
+func (c *Client) Consistency(ctx context.Context, opts ...ReadOption) (*wire.Consistency, Meta, error) {
+	return ask[wire.Consistency](ctx, c, http.MethodGet, path("cluster", "consistency"), opts)
+}
+
+// CheckConsistency has all nodes mark their states now, and compares them. An
+// empty endpoint means any node.
+func (c *Client) CheckConsistency(ctx context.Context, endpoint string) (*wire.Consistency, Meta, error) {
+	r := &request{method: http.MethodPost, path: path("cluster", "consistency"), kind: kindNode, pin: endpoint}
+	return call[wire.Consistency](ctx, c, r)
+}
+
+// StartVerification makes one node read its whole state and compute the hash
+// anew, in the background; mibPerSecond bounds the rate, 0: not at all. One that
+// runs already is shown.
+func (c *Client) StartVerification(ctx context.Context, endpoint string, mibPerSecond int) (*wire.Verification, Meta, error) {
+	r := &request{method: http.MethodPost, path: path("cluster", "verification"), kind: kindNode, pin: endpoint,
+		query: url.Values{wire.ParamRate: {strconv.Itoa(mibPerSecond)}}}
+	return call[wire.Verification](ctx, c, r)
+}
+
+// Verification shows the newest full scan of one node's state.
+func (c *Client) Verification(ctx context.Context, endpoint string) (*wire.Verification, Meta, error) {
+	r := &request{method: http.MethodGet, path: path("cluster", "verification"), kind: kindNode, pin: endpoint}
+	return call[wire.Verification](ctx, c, r)
+}
+
+// StopVerification ends the full scan that runs on one node, if one does.
+func (c *Client) StopVerification(ctx context.Context, endpoint string) (*wire.Verification, Meta, error) {
+	r := &request{method: http.MethodDelete, path: path("cluster", "verification"), kind: kindNode, pin: endpoint}
+	return call[wire.Verification](ctx, c, r)
 }
 
 // Limits returns the rate limits of the cluster.

@@ -89,6 +89,14 @@ func TestEachCallIsItsRoute(t *testing.T) {
 		{`POST /v1/cluster/members/n9/promote `, false, func() (Meta, error) { return cl.PromoteMember(ctx, "n9") }},
 		{`POST /v1/cluster/transfer-leader {"to":"n2"}`, false, func() (Meta, error) { _, m, err := cl.TransferLeader(ctx, "n2"); return m, err }},
 		{`POST /v1/cluster/snapshot `, false, func() (Meta, error) { _, m, err := cl.Snapshot(ctx, node); return m, err }},
+		{`GET /v1/cluster/consistency `, false, func() (Meta, error) { _, m, err := cl.Consistency(ctx); return m, err }},
+		{`POST /v1/cluster/consistency `, false, func() (Meta, error) { _, m, err := cl.CheckConsistency(ctx, node); return m, err }},
+		{`GET /v1/cluster/verification `, false, func() (Meta, error) { _, m, err := cl.Verification(ctx, node); return m, err }},
+		{`POST /v1/cluster/verification?mib_per_second=5 `, false, func() (Meta, error) {
+			_, m, err := cl.StartVerification(ctx, node, 5)
+			return m, err
+		}},
+		{`DELETE /v1/cluster/verification `, false, func() (Meta, error) { _, m, err := cl.StopVerification(ctx, node); return m, err }},
 		{`GET /v1/cluster/limits `, false, func() (Meta, error) { _, m, err := cl.Limits(ctx); return m, err }},
 		{`PUT /v1/cluster/limits {"rate_limits":[]}`, true, func() (Meta, error) {
 			_, m, err := cl.SetLimits(ctx, wire.Limits{RateLimits: []wire.RateLimit{}})

@@ -87,6 +87,7 @@ type NodeStatus struct {
 	Restoring     bool          `json:"restoring,omitempty"`
 	DiskFreeBytes uint64        `json:"disk_free_bytes"`
 	ClockMs       int64         `json:"clock_ms,omitempty"`
+	State         StateStatus   `json:"state"`
 	Storage       StorageStatus `json:"storage"`
 	Errors        []string      `json:"errors"`
 }

@@ -18,9 +18,10 @@ const (
 	ParamLimit          = "limit"
 	ParamCursor         = "cursor"
 	ParamOrder          = "order"
-	ParamModel          = "model"         // of a raw vector
-	ParamStopOnError    = "stop_on_error" // import: end at the first line that fails
-	ParamForce          = "force"         // removal of a member: though no quorum is left
+	ParamModel          = "model"          // of a raw vector
+	ParamStopOnError    = "stop_on_error"  // import: end at the first line that fails
+	ParamForce          = "force"          // removal of a member: though no quorum is left
+	ParamRate           = "mib_per_second" // of a verification
 	// ParamMetadataPrefix begins a filter on a top-level field of the metadata.
 	ParamMetadataPrefix = "metadata."
 )
