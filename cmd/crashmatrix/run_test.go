@@ -24,6 +24,7 @@ type crash struct {
 	load   *load
 	resume func() // of a load that is paused
 	result *result
+	disks  *disks // nil: the nodes are on the test's own file system
 }
 
 // result is what a row found.
@@ -75,8 +76,9 @@ func (s *sums) add(o sums) {
 // each other begin with the same small numbers.
 const mixer = 0x9e3779b97f4a7c15
 
-// run is one row.
-func run(t *testing.T, s settings, r *result) {
+// newCrash prepares one row: its moment, and its folder.
+func newCrash(t *testing.T, s settings, r *result) *crash {
+	t.Helper()
 	r.hit = max(r.at, 1)
 	if r.within > 1 {
 		r.hit += rand.New(rand.NewPCG(r.seed, mixer)).IntN(r.within)
@@ -90,6 +92,12 @@ func run(t *testing.T, s settings, r *result) {
 	}
 	c := &crash{t: t, dir: dir, result: r, resume: func() {}}
 	t.Cleanup(func() { c.keep(s) })
+	return c
+}
+
+// run is one row.
+func run(t *testing.T, s settings, r *result) {
+	c := newCrash(t, s, r)
 	dead := c.crash()
 	c.examine(dead)
 	if r.drive.moved {
@@ -125,7 +133,14 @@ func (c *crash) environment(n *proctest.Node) []string {
 	if former := c.result.drive.former; former > 0 && n.ID == fmt.Sprintf("n%d", former) {
 		c.arm(n, c.result.point, c.result.hit)
 	}
-	return []string{"SNIPDB_FAILPOINTS=" + c.result.drive.values, "SNIPDB_FAILPOINTS_FILE=" + c.file(n)}
+	values := c.result.drive.values
+	if n.ID == scratchID {
+		values += fmt.Sprintf(",%s=set(%d)", failpoint.ClockOffset, scratchAheadMs)
+	}
+	if c.disks != nil {
+		c.disks.mount(n)
+	}
+	return []string{"SNIPDB_FAILPOINTS=" + values, "SNIPDB_FAILPOINTS_FILE=" + c.file(n)}
 }
 
 func (c *crash) file(n *proctest.Node) string { return filepath.Join(c.dir, n.ID+".failpoints") }
