@@ -34,6 +34,7 @@ type Config struct {
 	ElectionTimeout    time.Duration
 	LeaderLeaseTimeout time.Duration
 	TickInterval       time.Duration
+	StateCheckInterval time.Duration
 	PollInterval       time.Duration
 	PromoteAfter       time.Duration
 	LogWriteLimit      time.Duration
@@ -108,7 +109,8 @@ func (c *Config) registerRaft(f *pflag.FlagSet) {
 	f.DurationVar(&c.HeartbeatTimeout, "heartbeat-timeout", 1500*time.Millisecond, "a follower that hears nothing for this long asks for votes")
 	f.DurationVar(&c.ElectionTimeout, "election-timeout", 2*time.Second, "a candidate that has not won after this long tries again")
 	f.DurationVar(&c.LeaderLeaseTimeout, "leader-lease-timeout", 1250*time.Millisecond, "a leader that has reached no quorum for this long steps down")
-	f.DurationVar(&c.TickInterval, "tick-interval", 10*time.Second, "how often the leader moves the replicated clock")
+	f.DurationVar(&c.TickInterval, "tick-interval", 10*time.Second, "how often the leader moves the replicated clock, and all nodes mark the hash of their state")
+	f.DurationVar(&c.StateCheckInterval, "state-check-interval", 5*time.Second, "how often the node compares the hash of its state with the others'")
 	f.DurationVar(&c.PollInterval, "poll-interval", 250*time.Millisecond, "how often a node asks how far the leader is, for bounded reads")
 	f.DurationVar(&c.PromoteAfter, "promote-after", 3*time.Second, "how long a new node must have kept up before it may vote")
 	f.DurationVar(&c.LogWriteLimit, "log-write-limit", 10*time.Second, "a node whose log takes longer than this for one write ends itself")
@@ -231,7 +233,7 @@ func (c *Config) validateNumbers() []error {
 		"heartbeat-timeout": c.HeartbeatTimeout, "election-timeout": c.ElectionTimeout,
 		"leader-lease-timeout": c.LeaderLeaseTimeout, "snapshot-check-interval": c.SnapshotInterval,
 		"request-timeout": c.RequestTimeout, "max-timeout": c.MaxTimeout, "shutdown-timeout": c.ShutdownTimeout,
-		"tick-interval": c.TickInterval, "poll-interval": c.PollInterval, "promote-after": c.PromoteAfter,
+		"tick-interval": c.TickInterval, "state-check-interval": c.StateCheckInterval, "poll-interval": c.PollInterval, "promote-after": c.PromoteAfter,
 		"log-write-limit": c.LogWriteLimit,
 	} {
 		if d < minTimeout {

@@ -180,6 +180,7 @@ func (s *server) clusterOptions() cluster.Options {
 	o.BootstrapExpect, o.Join, o.Learner = c.BootstrapExpect, c.Join, c.Learner
 	o.HeartbeatTimeout, o.ElectionTimeout, o.LeaderLease = c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout
 	o.TickInterval, o.PollInterval, o.PromoteAfter = c.TickInterval, c.PollInterval, c.PromoteAfter
+	o.StateCheck = c.StateCheckInterval
 	o.LogWriteLimit, o.GroupCommit = c.LogWriteLimit, c.GroupCommit
 	o.SnapshotBytes, o.TrailingBytes, o.SnapshotCheck = uint64(c.SnapshotLogBytes), uint64(c.TrailingLogBytes), c.SnapshotInterval
 	o.MaxInflightCommands, o.MaxInflightBytes = c.MaxInFlight, int64(c.MaxInFlightBytes)
