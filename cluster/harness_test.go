@@ -262,7 +262,7 @@ func (c *testCluster) partsOf(tn *testNode) Parts {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	p := Parts{StateMachine: tn.sm, Snapshots: snaps, Log: log, Discover: c.discover}
+	p := Parts{StateMachine: tn.sm, Snapshots: snaps, Log: log, Discover: c.discover, StateHash: tn.sm.stateHash}
 	if c.parts != nil {
 		c.parts(tn.id, &p)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/snipdb/snipdb/cluster/contract"
 	"github.com/snipdb/snipdb/fsm/command"
 )
 
@@ -37,6 +38,9 @@ type machineState struct {
 	Docs        map[string]uint64
 	Titles      map[string]string
 	Changes     int
+	// Wrong makes the state another one; Points are its hashes at the Ticks.
+	Wrong  string
+	Points []contract.HashPoint
 }
 
 func newMachine() *machine {
@@ -72,6 +76,12 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 				results = append(results, m.execute(l, c))
 			}
 			out[i] = results
+			m.s.Index, m.s.Term = l.Index, l.Term
+			for _, c := range e.GetCommands() {
+				if c.GetTick() != nil {
+					m.s.Points = append(m.s.Points, m.hashLocked())
+				}
+			}
 		}
 		m.s.Index, m.s.Term = l.Index, l.Term
 	}
@@ -105,6 +115,24 @@ func (m *machine) execute(l *raft.Log, c *command.Command) *command.Result {
 		res.Document = &command.ResultDocument{Id: d.GetId(), Revision: l.Index}
 	}
 	return res
+}
+
+func (m *machine) hashLocked() contract.HashPoint {
+	return contract.HashPoint{Index: m.s.Index, Term: m.s.Term, Hash: fmt.Sprintf("%d changes %s", m.s.Changes, m.s.Wrong)}
+}
+
+// stateHash is Parts.StateHash.
+func (m *machine) stateHash() (int, contract.HashPoint, []contract.HashPoint) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return 1, m.hashLocked(), slices.Clone(m.s.Points)
+}
+
+// diverge makes the state another one from now on.
+func (m *machine) diverge() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.s.Wrong = "and one that nobody made"
 }
 
 type machineSnapshot []byte
