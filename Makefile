@@ -86,6 +86,10 @@ chaos: setup ## faults against real processes; SEED=n repeats a run, DURATION=30
 	SNIPDB_CHAOS_SEED=$(SEED) SNIPDB_CHAOS_DURATION=$(DURATION) SNIPDB_CHAOS_FAULTS=$(FAULTS) \
 		go test $(GOFLAGS_ALL) -count $(or $(RUNS),1) -timeout 24h -v -run '^TestChaos$$' ./cmd/chaos
 
+soak: setup ## chaos for 30 minutes (DURATION) with quiet phases: memory, files, goroutines must stay flat; a line a minute
+	SNIPDB_CHAOS_SOAK=1 SNIPDB_CHAOS_SEED=$(SEED) SNIPDB_CHAOS_DURATION=$(DURATION) SNIPDB_CHAOS_FAULTS=$(FAULTS) \
+		go test $(GOFLAGS_ALL) -count 1 -timeout 72h -v -run '^TestChaos$$' ./cmd/chaos
+
 disk: setup ## full disks, of a follower and of the leader; needs root for small mounts
 	SNIPDB_DISK=1 go test $(GOFLAGS_ALL) -count=1 -timeout 10m -run 'FullDisk|DiskIsTakenAway' ./cmd/snipdb
 
@@ -98,4 +102,4 @@ bench: setup ## every Go benchmark, once
 clean: ## remove what make built
 	rm -rf bin
 
-.PHONY: chaos help setup build run test race lint lint-format lint-vet lint-static lint-vuln proto fuzz crash-matrix bench clean
+.PHONY: chaos soak help setup build run test race lint lint-format lint-vet lint-static lint-vuln proto fuzz crash-matrix bench clean

@@ -15,8 +15,8 @@ import (
 // environment is what the run was told from outside. It is taken out of the
 // environment, because the nodes inherit that, and refuse to start with a
 // setting that they do not know.
-var environment = struct{ seed, duration, faults string }{
-	take("SNIPDB_CHAOS_SEED"), take("SNIPDB_CHAOS_DURATION"), take("SNIPDB_CHAOS_FAULTS"),
+var environment = struct{ seed, duration, faults, soak string }{
+	take("SNIPDB_CHAOS_SEED"), take("SNIPDB_CHAOS_DURATION"), take("SNIPDB_CHAOS_FAULTS"), take("SNIPDB_CHAOS_SOAK"),
 }
 
 func take(name string) string {
@@ -27,9 +27,9 @@ func take(name string) string {
 
 func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }
 
-// shortRun is how long the faults go on by default; runs counts the runs of
-// one process, as -count makes them: each has a seed of its own.
-const shortRun = 30 * time.Second
+// shortRun is how long the faults go on by default, soakRun in a soak; runs
+// counts the runs of one process, as -count makes them: each has a seed of its own.
+const shortRun, soakRun = 30 * time.Second, 30 * time.Minute
 
 var runs uint64
 
@@ -44,6 +44,9 @@ func settings(t *testing.T) Options {
 		o.Seed = seed + runs
 		runs++
 	}
+	if environment.soak != "" {
+		o.Soak, o.Duration = true, soakRun
+	}
 	if text := environment.duration; text != "" {
 		d, err := time.ParseDuration(text)
 		if err != nil {
@@ -54,6 +57,8 @@ func settings(t *testing.T) Options {
 	if text := environment.faults; text != "" {
 		o.Faults = strings.Split(text, ",")
 	}
+	// A short run does without mounts, unless its faults need them.
+	o.Disks = o.Duration >= time.Minute || strings.Contains(environment.faults, "disk_")
 	o.Keep = filepath.Join(os.TempDir(), fmt.Sprintf("snipdb-chaos-%d", o.Seed))
 	return o
 }
@@ -69,12 +74,15 @@ func TestChaos(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.Remove(o.Keep) }) // if nothing was left in it
 	r := Start(t, o)
+	// Also of a run that was given up in the middle.
+	defer func() {
+		var table strings.Builder
+		r.Report(&table, time.Since(start))
+		t.Logf("\n%s", table.String())
+		if err := r.Result(); err != nil {
+			t.Errorf("seed %d: %v", o.Seed, err)
+		}
+	}()
 	r.Faults()
 	r.Verify()
-	var table strings.Builder
-	r.Report(&table, time.Since(start))
-	t.Logf("\n%s", table.String())
-	if err := r.Result(); err != nil {
-		t.Errorf("seed %d: %v", o.Seed, err)
-	}
 }

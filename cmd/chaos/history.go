@@ -155,6 +155,7 @@ type History struct {
 	oks     int
 	acks    int
 	gap     Span // the longest time without an acknowledged write
+	highest uint64
 }
 
 // Span is a stretch of the run's time.
@@ -176,6 +177,7 @@ func (h *History) Add(ops ...*Op) {
 	for _, o := range ops {
 		o.ID = len(h.ops)
 		h.ops = append(h.ops, o)
+		h.highest = max(h.highest, o.Index)
 	}
 	if first := ops[0]; first.Outcome == OK {
 		h.oks++
@@ -202,6 +204,14 @@ func (h *History) LongestGap() Span {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.gap
+}
+
+// Highest is the highest index that any client was told: all up to it is
+// committed.
+func (h *History) Highest() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.highest
 }
 
 // Ops returns all calls so far.

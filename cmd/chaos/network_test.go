@@ -178,7 +178,8 @@ func TestTheSenderOfARequestIsReadFromItsHeader(t *testing.T) {
 }
 
 func TestTheSeedDecidesTheSchedule(t *testing.T) {
-	a, b, other := newSchedule(7, nil), newSchedule(7, nil), newSchedule(8, nil)
+	all := func(need) bool { return true }
+	a, b, other := newSchedule(7, nil, all), newSchedule(7, nil, all), newSchedule(8, nil, all)
 	seen, differs := map[string]bool{}, false
 	for range len(faultKinds()) {
 		_, p := a.next()

@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,8 +32,11 @@ type Figures struct {
 	Hashes            int
 	Checks            []checkFigure
 	Linear            Linearized
-	Goroutines, Files float64
 	Errors            []string
+
+	unknown, writesSent int
+	// rest is what each process held at the end.
+	rest []string
 }
 
 type checkFigure struct {
@@ -83,6 +87,12 @@ func (f *Figures) history(ops []*Op, gap Span) {
 			f.calls[o.Kind] = map[Outcome]int{}
 		}
 		f.calls[o.Kind][o.Outcome]++
+		if !o.IsRead() {
+			f.writesSent++
+			if o.Outcome == Unknown {
+				f.unknown++
+			}
+		}
 		if o.Replayed {
 			f.replayed++
 		}
@@ -118,15 +128,17 @@ func (r *Run) Report(w io.Writer, took time.Duration) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	line("seed", "%d", r.o.Seed)
-	line("time", "%v under faults, %v in all", r.o.Duration, took.Round(time.Second))
-	line("calls", "%d, of which %d were sent more than once, %d forwarded by a follower, %d answers replayed", f.total, f.retried, f.forwarded, f.replayed)
+	line("time", "%v under faults, %v in all; disks of their own: %v, soak: %v", r.o.Duration, took.Round(time.Second), r.o.Disks, r.o.Soak)
+	line("calls", "%d (%.0f/s), of which %d were sent more than once, %d forwarded by a follower, %d answers replayed",
+		f.total, float64(f.total)/r.o.Duration.Seconds(), f.retried, f.forwarded, f.replayed)
+	line("writes of unknown outcome", "%d of %d", f.unknown, f.writesSent)
 	for _, kind := range slices.Sorted(maps.Keys(f.calls)) {
 		c := f.calls[kind]
 		line("  "+kind, "ok %d, refused %d, failed %d, unknown %d", c[OK], c[Refused], c[Failed], c[Unknown])
 	}
 	line("reads by level", "%s", counts(f.levels))
 	line("faults", "%d: %s", len(f.windows), counts(f.faults))
-	line("restarts of processes, ended by a log that conflicts", "%d, %d", f.Restarts, f.FailStops)
+	line("restarts of processes, ended by themselves as they should", "%d, %d", f.Restarts, f.FailStops)
 	line("elections won, terms with a leader", "%d, %d", f.Elections, f.Terms)
 	line("snapshots taken, installed, restored at a start", "%d, %d, %d", f.Snapshots, f.Installs, f.StartupRestores)
 	stats := r.network.Stats()
@@ -144,8 +156,12 @@ func (r *Run) Report(w io.Writer, took time.Duration) {
 	line("documents compared at the end, on all nodes", "%d", f.Durable)
 	line("exactly-once writes compared, on all nodes", "%d", f.Once)
 	line("states of nodes compared", "%d", f.Hashes)
+	line("logs read, committed entries in them, compared with another node's", "%d, %d, %d", r.book.Logs, r.book.Entries, r.book.Compared)
 	line("lost, duplicated", "%d, %d", f.Lost, f.Duplicated)
-	line("goroutines, open files at rest, at most", "%.0f, %.0f", f.Goroutines, f.Files)
+	line("a fresh process", "%v", r.fresh)
+	for _, text := range f.rest {
+		line("at rest", "%s", text)
+	}
 	line("lines of level error in the logs, without Raft's own", "%d", len(f.Errors))
 	line("violations", "%d", len(r.violations))
 	_ = t.Flush()
@@ -171,12 +187,16 @@ func (r *Run) keep() {
 	if !r.tb.Failed() || r.o.Keep == "" {
 		return
 	}
+	for _, disk := range r.disks {
+		disk.Thaw()
+	}
 	for _, n := range r.cluster.Nodes {
 		if n.Running() {
 			n.Kill()
 		}
-		if err := os.Rename(n.Dir, filepath.Join(r.o.Keep, n.ID)); err != nil {
-			r.tb.Logf("keep the data of %s: %v", n.ID, err)
+		// The folder may be on another file system.
+		if out, err := exec.Command("cp", "-a", n.Dir, filepath.Join(r.o.Keep, n.ID)).CombinedOutput(); err != nil && n != r.extra {
+			r.tb.Logf("keep the data of %s: %v: %s", n.ID, err, out)
 		}
 		_ = os.WriteFile(filepath.Join(r.o.Keep, n.ID+".log"), []byte(n.Log()), 0o600)
 	}
@@ -186,9 +206,12 @@ func (r *Run) keep() {
 	r.mu.Unlock()
 	_ = os.WriteFile(filepath.Join(r.o.Keep, "events.txt"), []byte(events), 0o600)
 	r.tb.Logf("history, events, logs and data are in %s", r.o.Keep)
-	only := ""
+	target, only := "chaos", ""
+	if r.o.Soak {
+		target = "soak"
+	}
 	if len(r.o.Faults) > 0 {
 		only = " FAULTS=" + strings.Join(r.o.Faults, ",")
 	}
-	r.tb.Logf("to repeat: make chaos SEED=%d DURATION=%v%s", r.o.Seed, r.o.Duration, only)
+	r.tb.Logf("to repeat: make %s SEED=%d DURATION=%v%s", target, r.o.Seed, r.o.Duration, only)
 }

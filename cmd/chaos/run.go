@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,14 +23,18 @@ const (
 	// has caught up. They are generous, because the machine is shared.
 	recoverWait = 20 * time.Second
 	wholeWait   = 60 * time.Second
-	// phaseOps is the least number of calls that succeed in a phase: from the
-	// beginning of a fault to that of the next.
-	phaseOps = 10
+	// phaseOps is the least number of calls that succeed in a phase, from the
+	// beginning of a fault to that of the next; phaseRate is how many they must
+	// be in each second of the calm at its end, and so many times maxUnknown of
+	// all writes may have an unknown outcome: a dead cluster can't pass.
+	phaseOps, phaseRate, maxUnknown = 10, 10.0, 0.1
 	// maxLag is how many entries a node may be behind and count as caught up.
 	maxLag     = 200
 	sampleEach = 400 * time.Millisecond
-	// reportEach is the number of faults between two lines of progress.
-	reportEach = 25
+	// reportEach is the time between two lines of progress.
+	reportEach = time.Minute
+	// In a soak there is a quiet phase after so many faults.
+	quietAfter, quietFor = 5, 15 * time.Second
 )
 
 // Options are those of a run.
@@ -39,8 +45,14 @@ type Options struct {
 	// means 24 and 300.
 	Workers int
 	Rate    float64
-	// Faults are the kinds of faults to draw from; none means all.
+	// Faults are the kinds of faults to draw from; none means all that the run
+	// has what is needed for.
 	Faults []string
+	// Disks gives each node a disk of its own, where that is possible.
+	Disks bool
+	// Soak makes quiet phases between the faults, in which what two processes
+	// hold is looked at; they live from the beginning to the end.
+	Soak bool
 	// Keep is where a failed run leaves its history and data.
 	Keep string
 }
@@ -51,7 +63,20 @@ type Run struct {
 	o       Options
 	network *Network
 	cluster *proctest.Cluster
-	voters  []*proctest.Node
+	// nodes are the voters and the learner; extra comes and goes with a fault.
+	nodes, voters, spared []*proctest.Node
+	extra                 *proctest.Node
+	disks                 map[string]*Disk
+	// points is the folder of the failpoints; days is by how many times 30
+	// hours the clocks were set ahead; excused are the nodes that may end by
+	// themselves, with the reason.
+	points  string
+	days    int
+	excused map[string]string
+	fresh   Held
+	samples map[string][]Held
+	tags    []string
+	stuck   error // why the run was given up, nil if it was not
 	history *History
 	load    *Workload
 	admin   *client.Client
@@ -62,12 +87,18 @@ type Run struct {
 	violations []Violation
 	events     []string
 	reigns     []Reign
+	book       LogBook
 }
 
-// smallLimits make snapshots and installs happen all the time.
-var smallLimits = []string{
-	"--snapshot-log-bytes", "64KiB", "--trailing-log-bytes", "16KiB", "--snapshot-check-interval", "250ms",
-	"--request-timeout", "5s", "--tick-interval", "1s", "--poll-interval", "100ms",
+// smallLimits make snapshots and installs happen all the time. How much of the
+// log stays behind a snapshot is the seed's, from nearly nothing to so much that
+// many a node catches up by it.
+func smallLimits(seed uint64) []string {
+	trailing := []string{"16KiB", "64KiB", "256KiB"}[seed%3]
+	return []string{
+		"--snapshot-log-bytes", "64KiB", "--trailing-log-bytes", trailing, "--snapshot-check-interval", "250ms",
+		"--request-timeout", "5s", "--tick-interval", "1s", "--poll-interval", "100ms", "--log-write-limit", writeLimit.String(),
+	}
 }
 
 // Start starts the processes behind their proxies.
@@ -77,19 +108,28 @@ func Start(tb testing.TB, o Options) *Run {
 		o.Workers = 24
 	}
 	if o.Rate == 0 {
-		o.Rate = 300
+		o.Rate = 250
 	}
-	r := &Run{tb: tb, o: o, network: NewNetwork(), history: NewHistory()}
+	r := &Run{tb: tb, o: o, network: NewNetwork(), history: NewHistory(), points: tb.TempDir(), disks: map[string]*Disk{},
+		excused: map[string]string{}, samples: map[string][]Held{}, tags: []string{"failpoints"}}
 	tb.Cleanup(r.network.Close)
-	r.cluster = proctest.Start(tb, proctest.Options{Args: smallLimits, NodeArgs: r.advertise})
+	removeStale(tb)
+	if err := disksWork(); err != nil && o.Disks {
+		tb.Logf("no faults of disks: %v", err)
+		r.o.Disks = false
+	}
+	r.cluster = proctest.Start(tb, proctest.Options{Args: smallLimits(o.Seed), NodeArgs: r.nodeArgs, NodeEnv: r.nodeEnv, Tags: r.tags})
 	tb.Cleanup(r.keep)
 	r.voters = append(r.voters, r.cluster.Nodes...)
 	learner := r.cluster.AddNode("l1", "--learner")
 	learner.Start()
 	learner.WaitReady()
+	r.nodes = append(slices.Clone(r.voters), learner)
+	r.spared = []*proctest.Node{r.voters[0], learner}
+	r.extra = r.cluster.AddNode("x1")
 
 	var endpoints []string
-	for _, n := range r.cluster.Nodes {
+	for _, n := range r.nodes {
 		endpoints = append(endpoints, n.URL)
 	}
 	var err error
@@ -101,7 +141,54 @@ func Start(tb testing.TB, o Options) *Run {
 	if r.load, err = NewWorkload(r.history, endpoints, o.Seed, o.Workers, o.Rate); err != nil {
 		tb.Fatal(err)
 	}
+	r.fresh = r.freshest()
 	return r
+}
+
+// freshest is the most that any node holds before there is any load.
+func (r *Run) freshest() (most Held) {
+	for _, n := range r.nodes {
+		h, err := r.held(n)
+		if err != nil {
+			r.tb.Fatalf("what %s holds: %v", n.ID, err)
+		}
+		most = Held{Goroutines: max(most.Goroutines, h.Goroutines), Sockets: max(most.Sockets, h.Sockets),
+			Files: max(most.Files, h.Files), Memory: max(most.Memory, h.Memory)}
+	}
+	return most
+}
+
+// can says whether this run has what a fault needs.
+func (r *Run) can(what need) bool {
+	switch what {
+	case ownDisks:
+		return r.o.Disks
+	case longRun:
+		return r.o.Duration >= time.Minute
+	case noSoak:
+		return !r.o.Soak
+	}
+	return true
+}
+
+// nodeArgs gives a node its disk and its proxies.
+func (r *Run) nodeArgs(n *proctest.Node) []string {
+	args := r.advertise(n)
+	if !r.o.Disks {
+		return args
+	}
+	disk, err := NewDisk(r.tb, n.ID)
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	r.disks[n.ID] = disk
+	n.Dir = filepath.Join(disk.Dir, "data")
+	return append(args, "--disk-low-bytes", fmt.Sprint(lowBytes))
+}
+
+// nodeEnv lets the failpoints of a node be set while it runs.
+func (r *Run) nodeEnv(n *proctest.Node) []string {
+	return []string{"SNIPDB_FAILPOINTS_FILE=" + r.pointsFile(n)}
 }
 
 // advertise makes the proxies of a node and tells it to name them to the others.
@@ -153,25 +240,58 @@ func (r *Run) leader() *proctest.Node { return r.cluster.Leader() }
 func (r *Run) Faults() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { r.sample(ctx) })
-	if len(newSchedule(0, r.o.Faults).kinds) == 0 {
+	plan, start := newSchedule(r.o.Seed, r.o.Faults, r.can), time.Now()
+	if len(plan.kinds) == 0 {
 		r.tb.Fatalf("there is no fault called any of %v", r.o.Faults)
 	}
-	r.load.Start()
-	plan, start := newSchedule(r.o.Seed, r.o.Faults), time.Now()
-	r.waitAck(r.history.Now())
-	for time.Since(start) < r.o.Duration {
-		kind, p := plan.next()
-		r.phase(kind, p)
-		if done := len(r.figures.windows); done%reportEach == 0 {
-			oks, acks, _ := r.history.Progress()
-			r.tb.Logf("%v: %d faults, %d calls and %d writes succeeded, %d violations",
-				time.Since(start).Round(time.Second), done, oks, acks, r.count())
+	for _, kind := range plan.kinds {
+		if kind.needs == ownDisks && !r.o.Disks {
+			r.tb.Skipf("%s needs a disk for each node, which can't be made here", kind.name)
 		}
 	}
-	r.load.Stop()
-	cancel()
-	wg.Wait()
+	defer func() {
+		r.load.Stop()
+		cancel()
+		wg.Wait()
+	}()
+	wg.Go(func() { r.sample(ctx) })
+	r.load.Start()
+	r.waitAck(r.history.Now())
+	for reported := start; time.Since(start) < r.o.Duration && r.stuck == nil; {
+		kind, p := plan.next()
+		r.phase(kind, p)
+		if r.o.Soak && len(r.figures.windows)%quietAfter == 0 && r.stuck == nil {
+			r.quiet()
+		}
+		if time.Since(reported) >= reportEach {
+			reported = time.Now()
+			r.progress(time.Since(start))
+		}
+	}
+}
+
+// progress prints a line on how it goes.
+func (r *Run) progress(since time.Duration) {
+	oks, acks, _ := r.history.Progress()
+	r.tb.Logf("%v: %d faults, %d calls and %d writes succeeded, longest without a writer %v, %d violations",
+		since.Round(time.Second), len(r.figures.windows), oks, acks, r.history.LongestGap().Length().Round(time.Millisecond), r.count())
+	for id, samples := range r.samples {
+		if len(samples) > 0 {
+			r.tb.Logf("   %s: %v", id, samples[len(samples)-1])
+		}
+	}
+}
+
+// quiet is a phase without a fault.
+func (r *Run) quiet() {
+	r.note("quiet for %v", quietFor)
+	oks, _, _ := r.history.Progress()
+	time.Sleep(quietFor)
+	r.soakSample()
+	oksNow, _, _ := r.history.Progress()
+	if least := int(phaseRate * quietFor.Seconds()); oksNow-oks < least {
+		r.violate("progress", "", "only %d calls succeeded in %v without a fault; %d are the least", oksNow-oks, quietFor, least)
+	}
 }
 
 // phase is one fault, and what must come after it.
@@ -184,11 +304,15 @@ func (r *Run) phase(kind faultKind, p Planned) {
 	r.figures.fault(kind.name, Span{began, healed})
 	r.waitAck(healed)
 	r.waitWhole()
+	clear(r.excused)
+	wholeOks, _, _ := r.history.Progress()
 	time.Sleep(p.Gap)
 	oksNow, acksNow, _ := r.history.Progress()
 	r.note("phase %s: %d calls and %d writes succeeded", kind.name, oksNow-oks, acksNow-acks)
-	if oksNow-oks < phaseOps {
-		r.violate("progress", "", "only %d calls succeeded around %s", oksNow-oks, kind.name)
+	least := int(phaseRate * p.Gap.Seconds())
+	if r.stuck == nil && (oksNow-oks < phaseOps || oksNow-wholeOks < least) {
+		r.violate("progress", "", "%d calls succeeded around %s and %d in %v after it; %d and %d are the least",
+			oksNow-oks, kind.name, oksNow-wholeOks, p.Gap, phaseOps, least)
 	}
 }
 
@@ -216,8 +340,11 @@ func (r *Run) waitWhole() {
 			return
 		}
 		if time.Now().After(deadline) {
-			r.violate("progress", "", "the cluster is not whole %v after the fault: %v", wholeWait, err)
-			r.tb.Fatalf("seed %d: the cluster is not whole: %v", r.o.Seed, err)
+			// There is nothing more to learn from faults; what was promised so
+			// far is checked all the same.
+			r.stuck = fmt.Errorf("the cluster is not whole %v after the fault: %w", wholeWait, err)
+			r.violate("progress", "", "%v", r.stuck)
+			return
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -226,11 +353,10 @@ func (r *Run) waitWhole() {
 // whole returns nil if all nodes run, are members in their places, and have
 // caught up.
 func (r *Run) whole() error {
-	for _, n := range r.cluster.Nodes {
+	for _, n := range r.nodes {
 		if !n.Running() {
 			r.endedByItself(n)
-			n.Start()
-			r.figures.Restarts++
+			r.start(n)
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
@@ -248,7 +374,7 @@ func (r *Run) whole() error {
 			voters++
 		}
 	}
-	if len(status.Nodes) != len(r.cluster.Nodes) || voters != len(r.voters) || status.Leader == "" {
+	if len(status.Nodes) != len(r.nodes) || voters != len(r.voters) || status.Leader == "" {
 		return fmt.Errorf("%d members, %d voters, leader %q", len(status.Nodes), voters, status.Leader)
 	}
 	return nil
@@ -259,7 +385,12 @@ func (r *Run) whole() error {
 // snapshot, which Raft's library never drops, and the next start does.
 func (r *Run) endedByItself(n *proctest.Node) {
 	exit := n.Wait()
-	if report := inspect(r.tb, n); strings.Contains(report, "the log's entry at the snapshot's index") {
+	if why := r.excused[n.ID]; why != "" {
+		r.note("%s ended itself, for %s: %v", n.ID, why, exit)
+		r.figures.FailStops++
+		return
+	}
+	if report := r.inspect(n); strings.Contains(report, "the log's entry at the snapshot's index") {
 		r.note("%s ended itself, for its log conflicts with its snapshot: %v", n.ID, exit)
 		r.figures.FailStops++
 		return
@@ -268,8 +399,8 @@ func (r *Run) endedByItself(n *proctest.Node) {
 }
 
 // inspect is what `snipdb inspect` says of a node that does not run.
-func inspect(tb testing.TB, n *proctest.Node) string {
-	out, _ := exec.Command(proctest.Binary(tb, "snipdb"), "inspect", "--data-dir", n.Dir).CombinedOutput()
+func (r *Run) inspect(n *proctest.Node) string {
+	out, _ := exec.Command(proctest.Binary(r.tb, "snipdb", r.tags...), "inspect", "--data-dir", n.Dir).CombinedOutput()
 	return string(out)
 }
 
@@ -295,7 +426,7 @@ func (r *Run) sample(ctx context.Context) {
 		case <-time.After(sampleEach):
 		}
 		call, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
-		status, _, err := r.admin.Status(call, client.OnEndpoint(r.cluster.Nodes[i%len(r.cluster.Nodes)].URL))
+		status, _, err := r.admin.Status(call, client.OnEndpoint(r.nodes[i%len(r.nodes)].URL))
 		cancel()
 		if err != nil {
 			continue

@@ -20,33 +20,55 @@ type faultKind struct {
 	name        string
 	least, most time.Duration
 	run         func(r *Run, p Planned)
+	needs       need
 }
+
+// need is what a fault can't do without.
+type need int
+
+const (
+	nothing need = iota
+	// ownDisks: each node has a disk of its own.
+	ownDisks
+	// longRun: it takes too long for a run of half a minute.
+	longRun
+	// noSoak: it ends processes that a soak spares.
+	noSoak
+)
 
 // faultKinds are all faults. The names are what the table at the end shows.
 func faultKinds() []faultKind {
 	const ms = time.Millisecond
 	return []faultKind{
-		{"kill_one", 200 * ms, 2000 * ms, (*Run).killOne},
-		{"kill_leader", 200 * ms, 2000 * ms, (*Run).killLeader},
-		{"kill_two", 200 * ms, 1500 * ms, (*Run).killTwo},
-		{"kill_all", 50 * ms, 800 * ms, (*Run).killAll},
-		{"pause_one", 100 * ms, 5000 * ms, (*Run).pauseOne},
-		{"pause_leader", 100 * ms, 5000 * ms, (*Run).pauseLeader},
-		{"isolate_leader", 1500 * ms, 4000 * ms, (*Run).isolateLeader},
-		{"isolate_one", 1500 * ms, 4000 * ms, (*Run).isolateOne},
-		{"leader_deaf", 1500 * ms, 3500 * ms, (*Run).leaderDeaf},
-		{"leader_mute", 1500 * ms, 3500 * ms, (*Run).leaderMute},
-		{"cut_one_way", 1500 * ms, 4000 * ms, (*Run).cutOneWay},
-		{"ring", 1500 * ms, 3500 * ms, (*Run).ring},
-		{"slow_links", 1500 * ms, 3500 * ms, (*Run).slowLinks},
-		{"narrow_link", 1500 * ms, 3500 * ms, (*Run).narrowLink},
-		{"late_install", 2000 * ms, 4000 * ms, (*Run).lateInstall},
-		{"reset_links", 300 * ms, 1500 * ms, (*Run).resetLinks},
-		{"transfer_leader", 100 * ms, 500 * ms, (*Run).transferLeader},
-		{"sigterm", 100 * ms, 1500 * ms, (*Run).sigterm},
-		{"wipe", 100 * ms, 1000 * ms, (*Run).wipe},
-		{"replace_member", 100 * ms, 1000 * ms, (*Run).replaceMember},
-		{"snapshot_now", 50 * ms, 200 * ms, (*Run).snapshotNow},
+		{"kill_one", 200 * ms, 2000 * ms, (*Run).killOne, nothing},
+		{"kill_leader", 200 * ms, 2000 * ms, (*Run).killLeader, nothing},
+		{"kill_two", 200 * ms, 1500 * ms, (*Run).killTwo, noSoak},
+		{"kill_all", 50 * ms, 800 * ms, (*Run).killAll, noSoak},
+		{"pause_one", 100 * ms, 5000 * ms, (*Run).pauseOne, nothing},
+		{"pause_leader", 100 * ms, 5000 * ms, (*Run).pauseLeader, nothing},
+		{"isolate_leader", 1500 * ms, 4000 * ms, (*Run).isolateLeader, nothing},
+		{"isolate_one", 1500 * ms, 4000 * ms, (*Run).isolateOne, nothing},
+		{"leader_deaf", 1500 * ms, 3500 * ms, (*Run).leaderDeaf, nothing},
+		{"leader_mute", 1500 * ms, 3500 * ms, (*Run).leaderMute, nothing},
+		{"cut_one_way", 1500 * ms, 4000 * ms, (*Run).cutOneWay, nothing},
+		{"ring", 1500 * ms, 3500 * ms, (*Run).ring, nothing},
+		{"slow_links", 1500 * ms, 3500 * ms, (*Run).slowLinks, nothing},
+		{"narrow_link", 1500 * ms, 3500 * ms, (*Run).narrowLink, nothing},
+		{"late_install", 2000 * ms, 4000 * ms, (*Run).lateInstall, nothing},
+		{"reset_links", 300 * ms, 1500 * ms, (*Run).resetLinks, nothing},
+		{"transfer_leader", 100 * ms, 500 * ms, (*Run).transferLeader, nothing},
+		{"sigterm", 100 * ms, 1500 * ms, (*Run).sigterm, nothing},
+		{"wipe", 100 * ms, 1000 * ms, (*Run).wipe, nothing},
+		{"replace_member", 100 * ms, 1000 * ms, (*Run).replaceMember, nothing},
+		{"snapshot_now", 50 * ms, 200 * ms, (*Run).snapshotNow, nothing},
+		{"add_member", 200 * ms, 1500 * ms, (*Run).addMember, nothing},
+		{"clock_skew", 2000 * ms, 5000 * ms, (*Run).skewClocks, nothing},
+		{"clock_jump", 2600 * ms, 4000 * ms, (*Run).jumpClocks, nothing},
+		{"fsync_slow", 1500 * ms, 6000 * ms, (*Run).slowFsync, nothing},
+		{"fsync_hang", 100 * ms, 1000 * ms, (*Run).hangFsync, longRun},
+		{"disk_hang", 500 * ms, 12000 * ms, (*Run).hangDisk, ownDisks},
+		{"disk_full_follower", 2000 * ms, 6000 * ms, (*Run).fullDiskOfFollower, ownDisks},
+		{"disk_full_leader", 2000 * ms, 6000 * ms, (*Run).fullDiskOfLeader, ownDisks},
 	}
 }
 
@@ -58,11 +80,11 @@ type schedule struct {
 	deck  []faultKind
 }
 
-// newSchedule makes a schedule of the faults named, or of all.
-func newSchedule(seed uint64, only []string) *schedule {
+// newSchedule makes a schedule of the faults named, or of all that a run can have.
+func newSchedule(seed uint64, only []string, can func(need) bool) *schedule {
 	s := &schedule{rng: rand.New(rand.NewPCG(seed, 0xfa417))}
 	for _, kind := range faultKinds() {
-		if len(only) == 0 || slices.Contains(only, kind.name) {
+		if slices.Contains(only, kind.name) || len(only) == 0 && can(kind.needs) {
 			s.kinds = append(s.kinds, kind)
 		}
 	}

@@ -111,13 +111,20 @@ type worker struct {
 	pending      *queueCall
 }
 
+// run makes calls at the rate, one at a time. A call that took long is made up
+// for, up to a bound, so that the rate does not depend on how long a call takes.
 func (w *worker) run() {
+	const maxBehind = time.Second
+	next := time.Now()
 	for {
-		pause := time.Duration(w.rng.ExpFloat64() / w.load.rate * float64(time.Second))
+		next = next.Add(min(time.Duration(w.rng.ExpFloat64()/w.load.rate*float64(time.Second)), 2*time.Second))
+		if behind := time.Now().Add(-maxBehind); next.Before(behind) {
+			next = behind
+		}
 		select {
 		case <-w.load.stop:
 			return
-		case <-time.After(min(pause, 2*time.Second)):
+		case <-time.After(time.Until(next)):
 		}
 		w.load.inFlight.Add(1)
 		w.one()

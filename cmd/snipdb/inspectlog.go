@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -13,7 +14,7 @@ import (
 )
 
 // logReport is what inspect-log says: the log, and up to where its entries are
-// known to be committed, because this node has applied them.
+// known to be committed, because this node has applied them; 0 without a state.
 type logReport struct {
 	Applied uint64             `json:"applied_index"`
 	Entries []cluster.LogEntry `json:"entries"`
@@ -47,11 +48,18 @@ func inspectLog(path string, warnings io.Writer) (_ *logReport, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dir.close()) }()
-	db, release, err := openState(dir, warnings)
-	if err != nil {
-		return nil, err
+	r := new(logReport)
+	// A copy of the log alone will do: then nothing is known of the state.
+	if _, err := os.Stat(dir.state()); err == nil {
+		db, release, err := openState(dir, warnings)
+		if err != nil {
+			return nil, err
+		}
+		r.Applied = db.Position().Index
+		if err := release(); err != nil {
+			return nil, err
+		}
 	}
-	defer func() { err = errors.Join(err, release()) }()
 	kind, err := dir.existingLog()
 	if err != nil {
 		return nil, err
@@ -64,7 +72,6 @@ func inspectLog(path string, warnings io.Writer) (_ *logReport, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	r := &logReport{Applied: db.Position().Index}
 	r.Entries, err = cluster.InspectLog(log)
 	return r, err
 }
