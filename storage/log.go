@@ -14,6 +14,7 @@ import (
 
 	"github.com/linxGnu/grocksdb"
 
+	"github.com/snipdb/snipdb/storage/failpoint"
 	"github.com/snipdb/snipdb/storage/mutant"
 )
 
@@ -112,7 +113,7 @@ func appendLogKey(dst []byte, index uint64) []byte {
 // OpenLog opens a log, and creates it if the directory is empty or absent.
 func OpenLog(dir string, o LogOptions) (*Log, error) {
 	if o.MemtableBytes == 0 {
-		o.MemtableBytes = defaultLogMemtable
+		o.MemtableBytes = failpoint.Value(failpoint.LogMemtable, defaultLogMemtable)
 	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = defaultLogCache
@@ -471,7 +472,9 @@ func (l *Log) drop() {
 		if !ok {
 			return
 		}
+		failpoint.Hit(failpoint.LogFileBefore)
 		err := l.n.deleteFile(name)
+		failpoint.Hit(failpoint.LogFileAfter)
 		l.pins.release()
 		// A newer list may have been made before this goroutine went through
 		// the older one.

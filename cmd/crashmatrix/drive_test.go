@@ -58,6 +58,9 @@ var (
 	aloneSnapshots    = drive{name: "single-node-with-snapshots", nodes: 1, args: smallLog, kill: killLeader}
 	expiring          = drive{name: "follower-with-full-idempotency", nodes: 3, args: wholeLog,
 		values: string(failpoint.ExpireMaxRows) + "=set(600)", kill: killExpiring}
+	// A log of many small files, which the truncations make useless one by one.
+	leaderLogFiles   = drive{name: "leader-with-log-files", nodes: 3, args: smallLog, values: string(failpoint.LogMemtable) + "=set(65536)", kill: killLeader}
+	followerLogFiles = drive{name: "follower-with-log-files", nodes: 3, args: smallLog, values: string(failpoint.LogMemtable) + "=set(65536)", kill: killFollower}
 	election         = drive{name: "election", nodes: 3, args: wholeLog, kill: killInElection}
 	install          = drive{name: "install", nodes: 3, args: smallLog, still: true, kill: killInInstall}
 	installIntoWiped = drive{name: "install-into-empty", nodes: 3, args: smallLog, wipe: true, kill: killInInstall}

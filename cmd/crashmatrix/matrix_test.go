@@ -110,6 +110,10 @@ var matrix = []row{
 	{point: failpoint.LogDeleteBefore, within: 2, drive: leaderSnapshots},
 	{point: failpoint.LogDeleteAfter, within: 2, drive: leaderSnapshots},
 	{point: failpoint.LogDeleteAfter, within: 2, drive: followerSnapshots},
+	{point: failpoint.LogFileBefore, within: 3, drive: leaderLogFiles},
+	{point: failpoint.LogFileBefore, within: 3, drive: followerLogFiles},
+	{point: failpoint.LogFileAfter, within: 3, drive: leaderLogFiles},
+	{point: failpoint.LogFileAfter, within: 3, drive: followerLogFiles},
 
 	// A snapshot of the leader's is installed.
 	{point: failpoint.ReceiveMiddle, within: 3, drive: install},

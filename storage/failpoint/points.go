@@ -79,6 +79,13 @@ const (
 	RestoreMiddle       Name = "restore.copy.middle"
 )
 
+// The files of the Raft log (package storage), which go one by one once a
+// truncation has passed all that is in them.
+const (
+	LogFileBefore Name = "log.file.before"
+	LogFileAfter  Name = "log.file.after"
+)
+
 // The live database (package storage). "pointer" is the file that names it.
 const (
 	CreateFormat        Name = "db.create.format"
@@ -105,6 +112,7 @@ const (
 // a million rows. They are set, not armed: "fsm.expire.max_rows=set(1500)".
 const (
 	ExpireMaxRows Name = "fsm.expire.max_rows"
+	LogMemtable   Name = "log.memtable_bytes"
 )
 
 // The wall clock of a node (package cmd/snipdb): milliseconds that it is ahead,
@@ -144,8 +152,9 @@ var points = map[Name]kind{
 	CreateFormat: plain, InstallVerified: plain, InstallAfterRename: plain,
 	PointerBeforeRename: fallible, PointerAfterRename: plain, SwapBefore: plain, SwapAfter: plain,
 	RetireBefore: plain, RetireAfter: plain, SweepBefore: plain,
+	LogFileBefore: plain, LogFileAfter: plain,
 	CloseRaftBefore: plain, CloseRaftAfter: plain, CloseStoreBefore: plain, CloseStoreAfter: plain,
-	ExpireMaxRows: value, ClockOffset: value, ClockDrift: value,
+	ExpireMaxRows: value, LogMemtable: value, ClockOffset: value, ClockDrift: value,
 }
 
 // Names returns the names of all points, in no order; the values are not
