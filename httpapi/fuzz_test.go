@@ -195,6 +195,7 @@ func FuzzListCursors(f *testing.F) {
 	f.Add(cursorOf(snippetCursor, "7"))
 	f.Add(cursorOf(snippetCursor, "007"))
 	f.Add(cursorOf("x", "7"))
+	f.Add("czE600") // bits behind the last byte
 	f.Add("")
 	f.Fuzz(func(t *testing.T, cursor string) {
 		if place, err := parseCursor(snippetCursor, cursor); err == nil && cursorOf(snippetCursor, place) != cursor {

@@ -80,7 +80,7 @@ func cursorOf(kind, place string) string {
 }
 
 func parseCursor(kind, cursor string) (place string, err error) {
-	raw, err := base64.RawURLEncoding.DecodeString(cursor)
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
 	if err == nil {
 		if rest, ok := strings.CutPrefix(string(raw), kind+":"); ok {
 			return rest, nil

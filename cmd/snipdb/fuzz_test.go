@@ -16,6 +16,8 @@ func FuzzConfigFile(f *testing.F) {
 	f.Add([]byte("memory: 1GiB\nrocksdb-option:\n- a=b\nlearner: yes\n"))
 	f.Add([]byte("node-id: {a: b}\n"))
 	f.Add([]byte("a: &x [*x]\n"))
+	f.Add([]byte("learner:\n"))
+	f.Add([]byte("join:\n- \n"))
 	f.Add([]byte("---\n---\n"))
 	path := filepath.Join(f.TempDir(), "snipdb.yaml")
 	load := func(t *testing.T, text []byte) (*Config, error) {

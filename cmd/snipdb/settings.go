@@ -166,6 +166,8 @@ func scalar(node ast.Node) (string, error) {
 		return n.Value.Value, nil
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
 		return n.GetToken().Value, nil
+	case nil: // "key:" and nothing behind it
+		return "", errors.New("it has no value; leave the line out for the default")
 	default:
 		return "", fmt.Errorf("a %s is no value of a setting", node.Type())
 	}
