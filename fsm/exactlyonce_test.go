@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -179,7 +180,9 @@ func encodedRow(t *testing.T, m *machine, key string) []byte {
 func TestExpiryByTheReplicatedClock(t *testing.T) {
 	m := newMachine(t)
 	m.f.rules.retentionMs = 1000
-	put := func(ms int64) *command.Result { return m.one(at(ms, keyed("k", "r", mutation(putDoc("d"))))) }
+	put := func(ms int64) *command.Result {
+		return m.apply(at(ms, tick()), at(ms, keyed("k", "r", mutation(putDoc("d")))))[1]
+	}
 	put(t0)
 	if r := put(t0 + 999); !r.GetReplayed() {
 		t.Errorf("within the retention: %s", show(r))
@@ -218,6 +221,24 @@ func TestExpiryByCountIsBounded(t *testing.T) {
 	m.one(keyed(fmt.Sprint("k", rows), "r", mutation(putDoc("d"))))
 	if n := count(); n != 4 || encodedRow(t, m, fmt.Sprint("k", rows)) == nil {
 		t.Errorf("%d rows, want the newest 4", n)
+	}
+}
+
+// A leader whose clock is days ahead must not make the keys of writes expire
+// that clients may still send again: however many commands it proposes, only
+// its ticks move the clock, and those not far.
+func TestAWrongClockExpiresNoKeyOfNow(t *testing.T) {
+	m := newMachine(t)
+	const ahead = t0 + 30*IdempotencyRetentionMs
+	m.one(at(t0, keyed("k", "r", mutation(putDoc("d")))))
+	for range 2 * IdempotencyRetentionMs / MaxClockJumpMs {
+		m.one(at(ahead, mutation(deleteDoc("nothing"))))
+	}
+	for range 30 {
+		m.one(at(ahead, tick()))
+	}
+	if r := m.one(at(ahead, keyed("k", "r", mutation(putDoc("d"))))); !r.GetReplayed() {
+		t.Errorf("the write was applied again: %s; the clock is %v ahead", show(r), time.Duration(m.f.ClockMs()-t0)*time.Millisecond)
 	}
 }
 

@@ -25,8 +25,9 @@ const (
 	// beyond the two bounds above, and small, so that a day's rows don't expire
 	// in one entry.
 	ExpirePerCommand = 16
-	// MaxClockJumpMs bounds how far one command moves the replicated clock: one
-	// leader with a wrong clock must not expire every key at once.
+	// MaxClockJumpMs bounds how far one Tick moves the replicated clock: one
+	// leader with a wrong clock must not expire every key at once. At a Tick each
+	// ten seconds it takes three quarters of an hour to expire a day's keys.
 	MaxClockJumpMs = 5 * 60 * 1000
 	// MaxMovedBytes bounds the text and vectors that the deletions of single
 	// snippets move in one entry (those behind the deleted one get another key).

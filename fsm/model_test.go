@@ -91,6 +91,7 @@ func (m *model) apply(index, term uint64, r rules, commands []*command.Command) 
 		switch {
 		case m.Clock == 0:
 			m.Clock = max(0, c.ProposedMs)
+		case c.GetTick() == nil:
 		case c.ProposedMs > m.Clock+MaxClockJumpMs:
 			m.Clock += MaxClockJumpMs
 		case c.ProposedMs > m.Clock:
