@@ -80,7 +80,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict,
 	root.AddCommand(
 		a.statusCommand(), a.membersCommand(), a.docCommand(), a.snippetCommand(), a.embeddingsCommand(),
 		a.collectionCommand(), a.importCommand(), a.transferCommand(), a.snapshotCommand(), a.limitsCommand(),
-		a.waitCommand(), a.doctorCommand(), a.benchCommand(), a.versionCommand(),
+		a.waitCommand(), a.checkCommand(), a.doctorCommand(), a.benchCommand(), a.versionCommand(),
 	)
 	return root
 }

@@ -26,7 +26,8 @@ func (a *app) statusCommand() *cobra.Command {
 their answers are merged: a node's own word counts most. A dead node shows as
 unreachable within a second.
 
-LAG counts log entries behind the leader. STALL is what RocksDB does to writers:
+LAG counts log entries behind the leader. STATE says whether the node's data is that
+of a majority: agreed, diverged, disputed, unchecked (see check). STALL is what RocksDB does to writers:
 none, slowdown or stop.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -92,11 +93,11 @@ func (a *app) showStatus(ctx context.Context, storage bool) error {
 }
 
 func statusTable(s *wire.Status) *table {
-	t := newTable("ID", "ADDRESS", "ROLE", ">TERM", ">APPLIED", ">COMMIT", ">LAG", ">LOG", ">DB", ">SNAPSHOT", "STALL", ">DISK FREE", "VERSION", "ERRORS")
+	t := newTable("ID", "ADDRESS", "ROLE", ">TERM", ">APPLIED", ">COMMIT", ">LAG", ">LOG", ">DB", ">SNAPSHOT", "STATE", "STALL", ">DISK FREE", "VERSION", "ERRORS")
 	for _, n := range s.Nodes {
 		problems := strings.Join(n.Errors, "; ")
 		if !n.Reachable {
-			t.add(orDash(n.ID), orDash(n.HTTPAddr), "unreachable", "-", "-", "-", "-", "-", "-", "-", "-", "-", orDash(n.Version), orDash(problems))
+			t.add(orDash(n.ID), orDash(n.HTTPAddr), "unreachable", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", orDash(n.Version), orDash(problems))
 			continue
 		}
 		role := n.Role
@@ -108,7 +109,7 @@ func statusTable(s *wire.Status) *table {
 			snapshot = age(time.Duration(n.SnapshotAge*float64(time.Second))) + " ago"
 		}
 		t.add(n.ID, n.HTTPAddr, role, n.Term, n.AppliedIndex, n.CommitIndex, n.Lag, size(n.LogBytes), size(n.DBBytes),
-			snapshot, orDash(n.Storage.Stall), size(n.DiskFreeBytes), orDash(n.Version), orDash(problems))
+			snapshot, orDash(n.State.Verdict), orDash(n.Storage.Stall), size(n.DiskFreeBytes), orDash(n.Version), orDash(problems))
 	}
 	return t
 }

@@ -17,9 +17,11 @@ func sampleStatus() *wire.Status {
 	return &wire.Status{ClusterID: "c1", Leader: "n1", Term: 4, Nodes: []wire.NodeStatus{
 		{ID: "n1", HTTPAddr: "http://127.0.0.1:8001", Role: "leader", Voter: true, Reachable: true, Term: 4, AppliedIndex: 1200, CommitIndex: 1200,
 			LogBytes: 5 << 20, DBBytes: 3 << 30, SnapshotIndex: 1000, SnapshotAge: 4000, Version: "v1", DiskFreeBytes: 40 << 30,
+			State:   wire.StateStatus{Verdict: wire.StateAgreed},
 			Storage: wire.StorageStatus{Stall: "none", Options: map[string]wire.OptionValue{"a": {Value: "1", Source: "profile default"}, "b": {Value: "2", Source: "flag"}}}},
 		{ID: "n2", HTTPAddr: "http://127.0.0.1:8002", Role: "follower", Voter: true, Reachable: true, Restoring: true, Term: 4, AppliedIndex: 900, CommitIndex: 1100,
 			Lag: 300, LogBytes: 100, Version: "v1", DiskFreeBytes: 1 << 20, Errors: []string{"disk is low", "two\nlines\x1b[2J"},
+			State:   wire.StateStatus{Verdict: wire.StateDiverged},
 			Storage: wire.StorageStatus{Stall: "slowdown", Options: map[string]wire.OptionValue{"a": {Value: "1", Source: "profile default"}, "b": {Value: "3", Source: "profile small"}}}},
 		{ID: "n3", HTTPAddr: "http://127.0.0.1:8003", Role: "unknown", Voter: true, Errors: []string{"connection refused"}},
 	}}

@@ -131,6 +131,9 @@ func node(n wire.NodeStatus) []Check {
 		Check{Name: "storage", Where: n.ID, Verdict: judge(st.Stall == "stop" || st.BackgroundErrors > 0, st.Stall == "slowdown"),
 			Found: fmt.Sprintf("stall %s, %d background errors, %d L0 files", st.Stall, st.BackgroundErrors, st.L0Files)}.
 			advise("RocksDB holds writers back: compaction can't keep up (see --profile and --rocksdb-option), or the disk fails."),
+		Check{Name: "state", Where: n.ID, Verdict: judge(n.State.Verdict == wire.StateDiverged || n.State.Verdict == wire.StateDisputed, false),
+			Found: fmt.Sprintf("%s, compared up to entry %d", n.State.Verdict, n.State.ComparedIndex)}.
+			advise("The node's data is not that of the others: see snipctl check consistency. A diverged node must be stopped, its directory emptied, and started again."),
 	}
 	if len(n.Errors) > 0 {
 		out = append(out, Check{Name: "errors", Where: n.ID, Verdict: Warn, Found: strings.Join(n.Errors, "; ")}.

@@ -21,10 +21,12 @@ func find(t *testing.T, checks []Check, name, where string) Check {
 
 func TestNodes(t *testing.T) {
 	good := func(id string) wire.NodeStatus {
-		return wire.NodeStatus{ID: id, Voter: true, Reachable: true, DiskFreeBytes: 100 << 30, Storage: wire.StorageStatus{Stall: "none"}}
+		return wire.NodeStatus{ID: id, Voter: true, Reachable: true, DiskFreeBytes: 100 << 30, Storage: wire.StorageStatus{Stall: "none"},
+			State: wire.StateStatus{Verdict: wire.StateAgreed}}
 	}
 	low := good("n2")
 	low.DiskFreeBytes, low.Lag, low.Storage.Stall = 100<<20, 5000, "stop"
+	low.State.Verdict = wire.StateDiverged
 	dead := wire.NodeStatus{ID: "n3", Voter: true, Errors: []string{"refused"}}
 	checks := Nodes(&wire.Status{Leader: "n1", Nodes: []wire.NodeStatus{good("n1"), low, dead}})
 	for _, c := range []struct {
@@ -38,6 +40,8 @@ func TestNodes(t *testing.T) {
 		{"disk space", "n2", Fail},
 		{"lag", "n2", Warn},
 		{"storage", "n2", Fail},
+		{"state", "n1", OK},
+		{"state", "n2", Fail},
 		{"reachable", "n3", Fail},
 		{"majority", "cluster", Warn},
 	} {
