@@ -31,6 +31,7 @@ type inspection struct {
 		Different   uint64   `json:"different_rows"`
 		Differences []string `json:"differences"`
 		Impossible  string   `json:"impossible"`
+		Problems    []string `json:"problems"`
 	} `json:"replay"`
 }
 
@@ -76,7 +77,7 @@ func (c *crash) inspect(dir string, more ...string) (inspection, string, error) 
 	if bad := json.Unmarshal(out, &i); err == nil {
 		err = bad
 	}
-	return i, fmt.Sprint(warnings.String(), i.Violation, i.Replay.Differences), err
+	return i, fmt.Sprint(warnings.String(), i.Violation, i.Replay.Differences, i.Replay.Problems), err
 }
 
 func (i inspection) plan() string {

@@ -73,7 +73,7 @@ func inspectCommand() *cobra.Command {
 			if r.Violation != "" {
 				return errors.New("the node would refuse to start")
 			}
-			if r.Replay != nil && r.Replay.Different > 0 {
+			if r.Replay != nil && (r.Replay.Different > 0 || len(r.Replay.Problems) > 0) {
 				return errors.New("the state is not what the snapshot and the log make: wipe this node and let it join again")
 			}
 			return nil

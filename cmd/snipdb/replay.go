@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/snipdb/snipdb/fsm"
 	"github.com/snipdb/snipdb/fsm/snapshot"
@@ -36,6 +37,9 @@ type replay struct {
 	// Digest is the SHA-256 over all rows that came out. Nodes of one cluster
 	// have the same one at the same index.
 	Digest string `json:"digest"`
+	// Problems are what does not fit within the node's own state: rows against
+	// the state hash that it keeps, documents against their lists and counters.
+	Problems []string `json:"problems,omitempty"`
 	// Compared says whether the node's own state is of this index, and
 	// Differences what is not the same then.
 	Compared    bool     `json:"compared"`
@@ -57,6 +61,9 @@ func (r *report) replay(dir *dataDir, db *storage.DB, to uint64, warnings io.Wri
 		to = own
 	}
 	r.Replay = &replay{Index: to}
+	if err := r.Replay.verify(db); err != nil {
+		return err
+	}
 	scratch, err := os.MkdirTemp("", "snipdb-replay-")
 	if err != nil {
 		return fmt.Errorf("replay: %w", err)
@@ -96,6 +103,21 @@ func (r *report) replay(dir *dataDir, db *storage.DB, to uint64, warnings io.Wri
 	defer mine.Close()
 	r.Replay.Compared = true
 	return r.Replay.compare(mine, view)
+}
+
+// verify reads all of the node's own state and computes its hash anew.
+func (r *replay) verify(db *storage.DB) error {
+	view, err := db.View()
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	v, err := view.Verify(context.Background(), storage.VerifyOptions{})
+	if err != nil {
+		return err
+	}
+	r.Problems = v.Problems
+	return nil
 }
 
 // rebuild fills the store from the node's newest snapshot and its log.
@@ -222,12 +244,14 @@ func (r *replay) verdict() string {
 	made := fmt.Sprintf("%d rows from the snapshot of index %d and %d entries up to %d, digest %.16s", r.Rows, r.Snapshot, r.Entries, r.Index, r.Digest)
 	switch {
 	case r.Impossible != "":
-		return "not possible: " + r.Impossible
+		made = "not possible: " + r.Impossible
 	case r.Different > 0:
-		return fmt.Sprintf("DIFFERENT in %d rows: %s", r.Different, made)
+		made = fmt.Sprintf("DIFFERENT in %d rows: %s", r.Different, made)
 	case r.Compared:
-		return "the same: " + made
-	default:
-		return made
+		made = "the same: " + made
 	}
+	if len(r.Problems) > 0 {
+		made += "; and the state does not fit together: " + strings.Join(r.Problems, "; ")
+	}
+	return made
 }

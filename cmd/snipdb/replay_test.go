@@ -54,9 +54,12 @@ func TestReplayFindsWhatTheLogDidNotDo(t *testing.T) {
 		t.Errorf("beyond the log: %+v", later)
 	}
 
-	tamper(t, path)
+	changeBehindTheLog(t, path)
 	r := replayed(t, path, 0)
 	all := strings.Join(r.Differences, "\n")
+	if len(r.Problems) == 0 || len(same.Problems) > 0 {
+		t.Errorf("a snippet whose meta row is of another revision is no problem: %q; before: %q", r.Problems, same.Problems)
+	}
 	if r.Different < 3 || !strings.Contains(all, "only the node has meta:") ||
 		!strings.Contains(all, "another value in snippet_text:") || !strings.Contains(all, `the node lacks listing:`) {
 		t.Errorf("the changed state: %d rows: %s", r.Different, all)
@@ -69,9 +72,9 @@ func TestReplayFindsWhatTheLogDidNotDo(t *testing.T) {
 	}
 }
 
-// tamper changes a stopped node's state at the position that it has: one row
+// changeBehindTheLog changes a stopped node's state at the position that it has: one row
 // more, one with another value, and one document less.
-func tamper(t *testing.T, path string) {
+func changeBehindTheLog(t *testing.T, path string) {
 	t.Helper()
 	options := storage.DefaultOptions()
 	shared, err := storage.NewShared(options)
