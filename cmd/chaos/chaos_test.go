@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }
 
 // shortRun is how long the faults go on by default, soakRun in a soak; runs
 // counts the runs of one process, as -count makes them: each has a seed of its own.
-const shortRun, soakRun = 30 * time.Second, 30 * time.Minute
+const shortRun, soakRun = 25 * time.Second, 30 * time.Minute
 
 var runs uint64
 

@@ -8,13 +8,15 @@
 //     API. All nodes dial one address per node, so the proxy learns who dials
 //     from the first bytes of a connection, and treats the two directions of
 //     it as two links: what n1 sends to n2, and what n2 sends to n1.
-//   - schedule.go, faults.go: the faults, drawn from a seed, one every few
-//     seconds.
+//   - schedule.go, faults.go, storagefaults.go: the faults, drawn from a seed,
+//     one every few seconds.
+//   - disk.go: a file system for each node, that can be filled and frozen.
 //   - workload.go, operations.go: the clients. Every value that they write is unique.
 //   - history.go: what each call was, when it began and ended, what it answered.
-//   - model.go, reads.go, once.go, state.go, terms.go: the checkers. They take
-//     a history and return what is wrong; their own tests feed them histories
-//     that are wrong in each way.
+//   - model.go, reads.go, once.go, terms.go, logbook.go, hashbook.go,
+//     resources.go, verify.go: the checkers. They take a history, or what nodes
+//     show, and return what is wrong; their own tests feed them what is wrong
+//     in each way.
 //   - report.go: the table of figures at the end.
 //
 // # What is checked
@@ -32,15 +34,32 @@
 //   - At the end: every acknowledged write on every node, deleted documents
 //     stay deleted, all nodes have the same state, one leader in each term, no
 //     process ended by itself, nothing half-made left on disk.
+//   - Equal logs: whenever a process has ended, and at the end, its log is read;
+//     two nodes, or one at two times, never have different entries at an index
+//     that is committed.
+//   - Equal hashes: the hash of the visible state after an entry is the same on
+//     all nodes, at all times; twice and more each second. At the end each node
+//     computes its own anew from all its rows.
+//   - Leaks: goroutines, sockets, files and deleted files of each process at
+//     rest, against a fresh one. A soak adds memory, over time, of two processes
+//     that live from its beginning to its end.
 //   - Progress: after each fault a write must succeed within a limit, and each
 //     phase needs a least number of operations, so a dead cluster can't pass.
+//     Too many writes of unknown outcome are a failure.
 //
 // # Running it
 //
 //	go test ./cmd/chaos                     a short run with a seed from the clock
 //	make chaos SEED=42 DURATION=30m         a long one
+//	make chaos FAULTS=disk_full_leader,ring  only these
+//	make soak                               half an hour, with quiet phases
 //
 // The seed decides the faults, their order, targets and times, and what each
 // client does; how the processes' threads interleave it does not decide, so a
-// run with the same seed is alike, not the same.
+// run with the same seed is alike, not the same. The nodes are built with the
+// tag failpoints, which delays fsyncs and sets clocks wrong. Faults of disks
+// need root, for mounts, and are in runs of a minute and more.
+//
+// A run that fails leaves history, events, logs and data in a folder that it
+// names, and prints the command that repeats it.
 package chaos

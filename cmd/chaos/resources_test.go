@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/snipdb/snipdb/httpapi/wire"
 )
 
 func TestLogsThatDifferAreFound(t *testing.T) {
@@ -34,6 +36,36 @@ func TestLogsThatDifferAreFound(t *testing.T) {
 		}
 		if c.name == "the same" && (book.Logs != 2 || book.Entries != 4 || book.Compared != 2) {
 			t.Errorf("the book has counted %d, %d, %d", book.Logs, book.Entries, book.Compared)
+		}
+	}
+}
+
+func TestHashesThatDifferAreFound(t *testing.T) {
+	point := func(index, term uint64, hash string) wire.HashPoint {
+		return wire.HashPoint{Index: index, Term: term, Hash: hash}
+	}
+	for _, c := range []struct {
+		name string
+		node string
+		p    wire.HashPoint
+		want int
+	}{
+		{"the same on another node", "n2", point(5, 1, "a"), 0},
+		{"another one on another node", "n2", point(5, 1, "b"), 1},
+		{"another one on the same node, later", "n1", point(5, 1, "b"), 1},
+		{"another term", "n2", point(5, 2, "a"), 1},
+		{"another entry", "n2", point(6, 1, "b"), 0},
+		{"none yet", "n2", point(0, 0, ""), 0},
+	} {
+		var book HashBook
+		if found := book.Add("n1", point(5, 1, "a")); len(found) != 0 {
+			t.Fatal(found)
+		}
+		if found := book.Add(c.node, c.p); len(found) != c.want {
+			t.Errorf("%s: %v; want %d", c.name, found, c.want)
+		}
+		if c.name == "the same on another node" && (book.Hashes != 2 || book.Compared != 1) {
+			t.Errorf("the book has counted %d, %d", book.Hashes, book.Compared)
 		}
 	}
 }

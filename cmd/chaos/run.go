@@ -24,10 +24,10 @@ const (
 	recoverWait = 20 * time.Second
 	wholeWait   = 60 * time.Second
 	// phaseOps is the least number of calls that succeed in a phase, from the
-	// beginning of a fault to that of the next; phaseRate is how many they must
-	// be in each second of the calm at its end, and so many times maxUnknown of
-	// all writes may have an unknown outcome: a dead cluster can't pass.
-	phaseOps, phaseRate, maxUnknown = 10, 10.0, 0.1
+	// beginning of a fault to that of the next, and phaseRate how many they must
+	// be in each second of the calm at its end: a dead cluster can't pass. Of all
+	// writes maxUnknown may have an unknown outcome.
+	phaseOps, phaseRate, maxUnknown = 10, 5.0, 0.1
 	// maxLag is how many entries a node may be behind and count as caught up.
 	maxLag     = 200
 	sampleEach = 400 * time.Millisecond
@@ -88,6 +88,7 @@ type Run struct {
 	events     []string
 	reigns     []Reign
 	book       LogBook
+	hashes     HashBook
 }
 
 // smallLimits make snapshots and installs happen all the time. How much of the
@@ -309,7 +310,10 @@ func (r *Run) phase(kind faultKind, p Planned) {
 	time.Sleep(p.Gap)
 	oksNow, acksNow, _ := r.history.Progress()
 	r.note("phase %s: %d calls and %d writes succeeded", kind.name, oksNow-oks, acksNow-acks)
-	least := int(phaseRate * p.Gap.Seconds())
+	least := 0
+	if p.Gap >= time.Second { // some clients still wait before they try again
+		least = int(phaseRate * p.Gap.Seconds())
+	}
 	if r.stuck == nil && (oksNow-oks < phaseOps || oksNow-wholeOks < least) {
 		r.violate("progress", "", "%d calls succeeded around %s and %d in %v after it; %d and %d are the least",
 			oksNow-oks, kind.name, oksNow-wholeOks, p.Gap, phaseOps, least)
@@ -374,6 +378,7 @@ func (r *Run) whole() error {
 			voters++
 		}
 	}
+	r.seeHashes(status.Nodes)
 	if len(status.Nodes) != len(r.nodes) || voters != len(r.voters) || status.Leader == "" {
 		return fmt.Errorf("%d members, %d voters, leader %q", len(status.Nodes), voters, status.Leader)
 	}
@@ -431,6 +436,7 @@ func (r *Run) sample(ctx context.Context) {
 		if err != nil {
 			continue
 		}
+		r.seeHashes(status.Nodes)
 		now := map[Reign]bool{}
 		for _, n := range status.Nodes {
 			if n.Reachable && n.Role == "leader" {

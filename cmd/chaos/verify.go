@@ -66,9 +66,10 @@ func (r *Run) Verify() {
 	var states []*NodeState
 	if r.stuck == nil {
 		states = r.capture(ops)
-		r.figures.Hashes = len(states)
+		r.figures.Dumps = len(states)
 		r.found(CompareStates(states)...)
 		r.checkEnd(ops, states)
+		r.checkHashes()
 	}
 	r.checkHistory(ops, states)
 	if r.stuck == nil {
