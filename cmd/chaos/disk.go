@@ -15,10 +15,11 @@ import (
 )
 
 const (
-	// diskBytes is the size of a node's disk; the file behind it has holes.
+	// diskBytes is the size of a node's disk: more than an hour of chaos writes.
+	// The file behind it has holes.
 	// lowBytes is its low-water mark: above it a full disk is no disk that is
 	// full, but one on which writes are refused.
-	diskBytes = 384 << 20
+	diskBytes = 1 << 30
 	lowBytes  = 48 << 20
 	// The ioctls of fsfreeze(8), which package unix does not have.
 	fiFreeze, fiThaw = 0xc0045877, 0xc0045878
@@ -59,7 +60,7 @@ func disksWork() error {
 func diskFolder() string {
 	const memory = "/dev/shm"
 	var stat unix.Statfs_t
-	if err := unix.Statfs(memory, &stat); err != nil || int64(stat.Bavail)*stat.Bsize < 8*diskBytes {
+	if err := unix.Statfs(memory, &stat); err != nil || int64(stat.Bavail)*stat.Bsize < 6*diskBytes {
 		return os.TempDir()
 	}
 	return memory
@@ -87,7 +88,7 @@ func NewDisk(tb testing.TB, name string) (*Disk, error) {
 	}
 	// No blocks are kept for root, because the nodes run as root here.
 	for _, command := range [][]string{
-		{"mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0", d.image}, {"mount", "-o", "loop", d.image, d.Dir},
+		{"mkfs.ext4", "-q", "-m", "0", "-N", "32768", d.image}, {"mount", "-o", "loop", d.image, d.Dir},
 	} {
 		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("chaos: %s: %w: %s", strings.Join(command, " "), err, out)

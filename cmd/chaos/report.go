@@ -132,6 +132,7 @@ func (r *Run) Report(w io.Writer, took time.Duration) {
 	line("time", "%v under faults, %v in all; disks of their own: %v, soak: %v", r.o.Duration, took.Round(time.Second), r.o.Disks, r.o.Soak)
 	line("calls", "%d (%.0f/s), of which %d were sent more than once, %d forwarded by a follower, %d answers replayed",
 		f.total, float64(f.total)/r.o.Duration.Seconds(), f.retried, f.forwarded, f.replayed)
+	line("outcomes", "%s", f.outcomes())
 	line("writes of unknown outcome", "%d of %d", f.unknown, f.writesSent)
 	for _, kind := range slices.Sorted(maps.Keys(f.calls)) {
 		c := f.calls[kind]
@@ -173,6 +174,17 @@ func (r *Run) Report(w io.Writer, took time.Duration) {
 		}
 		fmt.Fprintf(w, "log: %.400s\n", text)
 	}
+}
+
+// outcomes are the calls of all kinds by outcome.
+func (f *Figures) outcomes() string {
+	sum := map[string]int{}
+	for _, c := range f.calls {
+		for outcome, n := range c {
+			sum[string(outcome)] += n
+		}
+	}
+	return counts(sum)
 }
 
 func counts(m map[string]int) string {
