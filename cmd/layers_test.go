@@ -99,7 +99,7 @@ var foreign = map[string][]string{
 	},
 	"httpapi/client":       {"github.com/cenkalti/backoff/v5", "github.com/google/uuid", "golang.org/x/"},
 	"cmd/proctest":         {"go.uber.org/goleak"},
-	"cmd/chaos":            {"github.com/anishathalye/porcupine"},
+	"cmd/chaos":            {"github.com/anishathalye/porcupine", "golang.org/x/sys/"},
 	"cmd/snipctl/bench":    {"github.com/HdrHistogram/hdrhistogram-go"},
 	"cmd/snipctl/importer": {"golang.org/x/"},
 	"cmd/snipctl": {
