@@ -160,10 +160,12 @@ func (n *Node) finishBootstrap(servers []claimServer) error {
 type nudgedTransport struct {
 	*transport
 	rpcs chan raft.RPC
+	// takes answers a request that is not for Raft, and returns false then.
+	takes func(raft.RPC) bool
 }
 
-func newNudgedTransport(tr *transport) *nudgedTransport {
-	return &nudgedTransport{transport: tr, rpcs: make(chan raft.RPC)}
+func newNudgedTransport(tr *transport, takes func(raft.RPC) bool) *nudgedTransport {
+	return &nudgedTransport{transport: tr, rpcs: make(chan raft.RPC), takes: takes}
 }
 
 // Consumer is where Raft takes its requests from.
@@ -177,6 +179,9 @@ func (t *nudgedTransport) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case rpc := <-t.transport.Consumer():
+			if !t.takes(rpc) {
+				continue
+			}
 			select {
 			case t.rpcs <- rpc:
 			case <-ctx.Done():

@@ -168,5 +168,16 @@ func (s *entryLogStore) DeleteRange(min, max uint64) error {
 	return nil
 }
 
+// unflushed is a log that knows what it still writes to files by itself.
+type unflushed interface{ Unflushed() uint64 }
+
+// Unflushed asks the log below; 0 if it does not know.
+func (s *entryLogStore) Unflushed() uint64 {
+	if log, ok := s.log.(unflushed); ok {
+		return log.Unflushed()
+	}
+	return 0
+}
+
 // Close closes the log.
 func (s *entryLogStore) Close() error { return s.log.Close() }

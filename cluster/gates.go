@@ -18,11 +18,16 @@ const (
 	pressureKnee = 0.5
 	// The disk gate opens again at this multiple of the low-water mark.
 	diskHysteresis = 1.2
-	// The default low-water mark: a twentieth of the disk, between these.
+	// The default low-water mark: a twentieth of the disk, between these, or
+	// DiskLowFloor if that is more and no more than a quarter of the disk.
 	diskLowMin, diskLowMax = 64 << 20, 2 << 30
 	// diskFactor times its bytes is what a write takes of the disk before it is
-	// compacted: once in the Raft log, once in RocksDB's.
-	diskFactor = 2
+	// compacted: in the Raft log and in the state, each time first in RocksDB's
+	// log and then, beside it, in a data file.
+	diskFactor = 4
+	// Below this part of the mark a node takes no entries any more, and from
+	// twice that on again. Compactions leave twice that.
+	diskFullShare = 4
 	// drainWindow is the memory of the drain rate.
 	drainWindow = 5 * time.Second
 	// Retry-After is between these.
@@ -53,10 +58,17 @@ type gates struct {
 	pressureDetail string
 	memoryLow      bool
 	memoryDetail   string
-	diskLow        bool
-	diskFree       uint64
+	diskLow        bool   // below the mark
+	diskFull       bool   // no entries any more
+	diskFree       uint64 // bytes
+	diskLeft       uint64 // what is left of them when all that is in memory is in files
 	mark           uint64 // the low-water mark; 0 = the disk is not looked at
 	taken          int64  // bytes taken since that look
+	appended       int64  // bytes of a leader's entries since that look
+	diskRefused    bool   // a write was refused for this disk since the leader last looked
+	// What the leader knows of the voters' disks.
+	noQuorum    bool // fewer than a quorum take entries
+	otherLeader bool // another voter has space and can lead
 }
 
 func newGates(o Options, p Parts, met *metrics, gap func() uint64) *gates {
@@ -80,17 +92,15 @@ func (g *gates) run(ctx context.Context) {
 	}
 }
 
-// tellDisk logs when the disk becomes low, and when it is well again. On a
-// follower, which refuses nothing, it is the only word before the disk is full
-// and the log's next write ends the process.
+// tellDisk logs when the disk becomes low, and when it is well again.
 func (g *gates) tellDisk(was bool) bool {
 	g.mu.Lock()
-	low, free, mark := g.diskLow, g.diskFree, g.mark
+	low, free, left, mark := g.diskLow, g.diskFree, g.diskLeft, g.mark
 	g.mu.Unlock()
 	switch {
 	case g.o.Logger == nil || low == was:
 	case low:
-		g.o.Logger.Warn("the data disk is low: writes other than deletions are refused while this node leads", "component", "cluster", "free_bytes", free, "low_bytes", mark)
+		g.o.Logger.Warn("the data disk is low: writes other than deletions are refused while this node leads", "component", "cluster", "free_bytes", free, "left_bytes", left, "low_bytes", mark)
 	default:
 		g.o.Logger.Info("the data disk has space again", "component", "cluster", "free_bytes", free)
 	}
@@ -108,25 +118,28 @@ func (g *gates) look(now time.Time) {
 	if g.p.MemoryLow != nil {
 		memoryLow, memoryDetail = g.p.MemoryLow()
 	}
-	free, total, diskErr := uint64(0), uint64(0), error(nil)
+	free, total, pending, diskErr := uint64(0), uint64(0), uint64(0), error(nil)
+	if g.p.DiskPending != nil { // first: what is flushed in between is counted twice, not left out
+		pending = g.p.DiskPending()
+	}
+	if log, ok := g.p.Log.(unflushed); ok {
+		pending += log.Unflushed()
+	}
 	if g.p.DiskFree != nil {
 		free, total, diskErr = g.p.DiskFree()
+	}
+	if g.p.DiskFree != nil && diskErr == nil { // an error leaves the last answer in force
+		g.mu.Lock()
+		room := g.lookAtDisk(free, total, pending)
+		g.mu.Unlock()
+		if g.p.DiskRoom != nil {
+			g.p.DiskRoom(room)
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.pressure, g.pressureDetail = pressure, detail
 	g.memoryLow, g.memoryDetail = memoryLow, memoryDetail
-	if g.p.DiskFree != nil && diskErr == nil { // an error leaves the last answer in force
-		g.diskFree = free
-		mark := g.diskMark(total)
-		g.mark, g.taken = mark, 0
-		switch {
-		case free < mark:
-			g.diskLow = true
-		case float64(free) >= float64(mark)*diskHysteresis:
-			g.diskLow = false
-		}
-	}
 	if d := now.Sub(g.lastAt); d > 0 {
 		keep := max(0, 1-d.Seconds()/drainWindow.Seconds())
 		g.drain = g.drain*keep + float64(g.drained)/d.Seconds()*(1-keep)
@@ -138,7 +151,7 @@ func (g *gates) diskMark(total uint64) uint64 {
 	if g.o.DiskLowBytes > 0 {
 		return g.o.DiskLowBytes
 	}
-	return min(max(total/20, diskLowMin), diskLowMax)
+	return max(min(max(total/20, diskLowMin), diskLowMax), min(g.o.DiskLowFloor, total/4))
 }
 
 // acquire takes weight bytes and one command, or returns *contract.OverloadError.
@@ -161,7 +174,7 @@ func (g *gates) acquire(weight int64, deletes bool) error {
 // been taken before it, is counted as if it were on the disk already: between
 // two looks a fast writer could use up all that the mark keeps back.
 func (g *gates) diskLowLocked(weight int64) bool {
-	return g.diskLow || g.mark > 0 && g.diskFree < g.mark+diskFactor*uint64(g.held+g.taken+weight)
+	return g.diskLow || g.mark > 0 && g.diskLeft < g.mark+diskFactor*uint64(g.held+g.taken+weight)
 }
 
 // check is acquire without taking anything: for a request whose body has not
@@ -191,8 +204,9 @@ func (g *gates) checkLocked(weight int64, deletes bool, gap uint64, dice float64
 		return refuse(contract.QueueFull, "%d bytes of writes are on their way, the limit is %d", g.held, g.maxHeld)
 	case gap > g.maxGap:
 		return refuse(contract.ApplyLag, "%d committed entries wait to be applied, the limit is %d", gap, g.maxGap)
-	case !deletes && g.diskLowLocked(weight):
-		return refuse(contract.DiskLow, "the data disk has %d bytes left: free space, or delete data", g.diskFree)
+	case g.refuseForDisk(weight, deletes) != "":
+		g.diskRefused = g.diskRefused || !g.noQuorum
+		return refuse(contract.DiskLow, "%s", g.refuseForDisk(weight, deletes))
 	case g.memoryLow && !deletes:
 		return refuse(contract.MemoryLow, "%s", g.memoryDetail)
 	case g.pressure > pressureKnee:
@@ -221,7 +235,7 @@ func (g *gates) refusing(reason contract.OverloadReason) float64 {
 	case contract.ApplyLag:
 		closed = gap > g.maxGap
 	case contract.DiskLow:
-		closed = g.diskLowLocked(0)
+		closed = g.diskLowLocked(0) || g.noQuorum
 	case contract.MemoryLow:
 		closed = g.memoryLow
 	case contract.StorageStalled:
@@ -239,7 +253,7 @@ func (g *gates) refusing(reason contract.OverloadReason) float64 {
 func (g *gates) retryAfterLocked(reason contract.OverloadReason) time.Duration {
 	switch reason {
 	case contract.DiskLow:
-		return maxRetryAfter
+		return g.diskRetry()
 	case contract.StorageStalled, contract.MemoryLow:
 		return 2 * time.Second
 	}

@@ -14,6 +14,7 @@ type surroundings struct {
 	pressure    float64
 	low         bool
 	free, total uint64
+	pending     uint64
 	gap         uint64
 	dice        float64
 }
@@ -21,9 +22,10 @@ type surroundings struct {
 func newTestGates(o Options) (*gates, *surroundings) {
 	s := &surroundings{free: 1 << 40, total: 2 << 40, dice: 0.999}
 	p := Parts{
-		Pressure:  func() (float64, string) { return s.pressure, "L0 has many files" },
-		MemoryLow: func() (bool, string) { return s.low, "the budget is used up" },
-		DiskFree:  func() (uint64, uint64, error) { return s.free, s.total, nil },
+		Pressure:    func() (float64, string) { return s.pressure, "L0 has many files" },
+		MemoryLow:   func() (bool, string) { return s.low, "the budget is used up" },
+		DiskFree:    func() (uint64, uint64, error) { return s.free, s.total, nil },
+		DiskPending: func() uint64 { return s.pending },
 	}
 	g := newGates(o, p, nil, func() uint64 { return s.gap })
 	g.chance = func() float64 { return s.dice }
@@ -80,8 +82,11 @@ func TestGatesRefuseByReason(t *testing.T) {
 		{"the state machine is behind", func(s *surroundings) { s.gap = 5001 }, false, contract.ApplyLag},
 		{"memory", func(s *surroundings) { s.low = true }, false, contract.MemoryLow},
 		{"memory, a deletion", func(s *surroundings) { s.low = true }, true, ""},
-		{"disk", func(s *surroundings) { s.free = 1 << 20 }, false, contract.DiskLow},
-		{"disk, a deletion", func(s *surroundings) { s.free = 1 << 20 }, true, ""},
+		{"disk", func(s *surroundings) { s.free = 1 << 30 }, false, contract.DiskLow},
+		{"disk, a deletion", func(s *surroundings) { s.free = 1 << 30 }, true, ""},
+		{"nothing left, a deletion", func(s *surroundings) { s.free = 1 << 20 }, true, contract.DiskLow},
+		{"all that is free is needed for what is in memory", func(s *surroundings) { s.free, s.pending = 4<<30, 3<<30 }, false, contract.DiskLow},
+		{"most of what is free is not", func(s *surroundings) { s.free, s.pending = 4<<30, 1<<30 }, false, ""},
 		{"pressure below the knee", func(s *surroundings) { s.pressure = 0.5; s.dice = 0 }, false, ""},
 		{"pressure 0.75 refuses half: the lower", func(s *surroundings) { s.pressure = 0.75; s.dice = 0.49 }, false, contract.StorageStalled},
 		{"pressure 0.75 refuses half: the upper", func(s *surroundings) { s.pressure = 0.75; s.dice = 0.51 }, false, ""},
@@ -119,6 +124,54 @@ func TestTheDiskGateClearsItselfWithHysteresis(t *testing.T) {
 		if open := g.check(1, false) == nil; open != step.open {
 			t.Errorf("free %d: open %v", step.free, open)
 		}
+	}
+}
+
+// The default mark is a share of the disk; a profile's floor counts, but not
+// more than a small disk can give.
+func TestTheDefaultDiskMark(t *testing.T) {
+	for _, row := range []struct{ floor, total, want uint64 }{
+		{0, 100 << 20, 64 << 20}, {0, 10 << 30, 512 << 20}, {0, 1 << 40, 2 << 30},
+		{300 << 20, 4 << 30, 300 << 20}, {300 << 20, 1 << 30, 256 << 20}, {300 << 20, 100 << 20, 64 << 20}, {3 << 30, 1 << 40, 3 << 30},
+	} {
+		o := DefaultOptions()
+		o.DiskLowFloor = row.floor
+		g, _ := newTestGates(o)
+		if got := g.diskMark(row.total); got != row.want {
+			t.Errorf("floor %d MiB, disk %d MiB: %d MiB, want %d", row.floor>>20, row.total>>20, got>>20, row.want>>20)
+		}
+	}
+}
+
+// A follower stops before its disk is full, counts what it took since the last
+// look, and goes on with hysteresis.
+func TestEntriesAreRefusedBeforeTheDiskIsFull(t *testing.T) {
+	o := DefaultOptions()
+	o.DiskLowBytes = 4000
+	g, s := newTestGates(o)
+	var room uint64
+	g.p.DiskRoom = func(bytes uint64) { room = bytes }
+	for _, step := range []struct {
+		free    uint64
+		bytes   int64
+		takes   bool
+		compact uint64
+	}{{5000, 10, true, 3000}, {5000, 1001, false, 3000}, {1400, 100, true, 0}, {1400, 101, false, 0}, {999, 1, false, 0},
+		{1999, 1, false, 0}, {2000, 1, true, 0}, {2500, 100, true, 500}} {
+		s.free = step.free
+		g.look(time.Now())
+		if takes := g.roomFor(step.bytes); takes != step.takes || room != step.compact {
+			t.Errorf("free %d, %d bytes: taken %v, %d for compactions", step.free, step.bytes, takes, room)
+		}
+	}
+	s.free = 2000 // 1000 bytes of disk, for 250 of entries
+	g.look(time.Now())
+	taken := 0
+	for g.roomFor(10) {
+		taken += 10
+	}
+	if taken != 250 {
+		t.Errorf("%d bytes between two looks", taken)
 	}
 }
 
@@ -193,7 +246,7 @@ func TestRetryAfterComesFromTheDrainRate(t *testing.T) {
 
 func TestOverloadIsRefusedAndTicksPass(t *testing.T) {
 	c := newTestCluster(t)
-	s := &surroundings{total: 1 << 40}
+	s := &surroundings{free: 1 << 30, total: 1 << 40} // the mark is at 2 GiB
 	c.parts = func(_ string, p *Parts) {
 		p.DiskFree = func() (uint64, uint64, error) { return s.free, s.total, nil }
 	}

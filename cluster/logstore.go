@@ -33,7 +33,10 @@ type logStoreOptions struct {
 	// Fatal must end the process. nil logs and exits with status 1: no panic,
 	// which somebody could recover from, and no deferred call, which could
 	// wait for the very disk that hangs.
-	Fatal      func(error)
+	Fatal func(error)
+	// Excuse says that a write that takes long has a reason that is no fault of
+	// the disk: the time does not count. nil: never.
+	Excuse     func() bool
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -52,6 +55,8 @@ type guard struct {
 	what  string
 	limit time.Duration
 	fatal func(error)
+	// excuse is Excuse of the options.
+	excuse func() bool
 	// state is 0, guardFailed or guardStopped.
 	state atomic.Int32
 }
@@ -62,7 +67,10 @@ const (
 )
 
 func newGuard(what string, o logStoreOptions) *guard {
-	g := &guard{what: what, limit: o.Limit, fatal: o.Fatal}
+	g := &guard{what: what, limit: o.Limit, fatal: o.Fatal, excuse: o.Excuse}
+	if g.excuse == nil {
+		g.excuse = func() bool { return false }
+	}
 	if g.limit <= 0 {
 		g.limit = defaultWriteLimit
 	}
@@ -90,6 +98,7 @@ const watchSteps = 10
 type watch struct {
 	step    time.Duration
 	expired func()
+	excuse  func() bool
 
 	mu    sync.Mutex // guards what follows
 	timer *time.Timer
@@ -97,8 +106,8 @@ type watch struct {
 	done  bool
 }
 
-func startWatch(limit time.Duration, expired func()) *watch {
-	w := &watch{step: limit / watchSteps, expired: expired}
+func startWatch(limit time.Duration, excuse func() bool, expired func()) *watch {
+	w := &watch{step: limit / watchSteps, expired: expired, excuse: excuse}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer = time.AfterFunc(w.step, w.tick)
@@ -111,7 +120,12 @@ func (w *watch) tick() {
 		w.mu.Unlock()
 		return
 	}
-	if w.ticks++; w.ticks < watchSteps {
+	if w.excuse() {
+		w.ticks = 0
+	} else {
+		w.ticks++
+	}
+	if w.ticks < watchSteps {
 		w.timer.Reset(w.step)
 		w.mu.Unlock()
 		return
@@ -138,7 +152,7 @@ func (g *guard) do(op string, f func() error) error {
 	if g.state.Load() == guardFailed {
 		return errStopped
 	}
-	w := startWatch(g.limit, func() {
+	w := startWatch(g.limit, g.excuse, func() {
 		g.fail(fmt.Errorf("cluster: %s: %s: the disk did not answer in %v: check the disk; this node restarts without loss", g.what, op, g.limit))
 	})
 	err := f()

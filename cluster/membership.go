@@ -358,7 +358,11 @@ func (n *Node) transfer(ctx context.Context, r *raft.Raft, to string) error {
 	alive := n.progressOf(ctx, voters)
 	best := -1
 	for i, s := range voters {
-		if p, ok := alive[s.ID]; ok && !p.Restoring && !p.Diverged && (best < 0 || p.Applied > alive[voters[best].ID].Applied) {
+		p, ok := alive[s.ID]
+		if !ok || p.Restoring || p.Diverged {
+			continue
+		}
+		if best < 0 || better(p, alive[voters[best].ID]) {
 			best = i
 		}
 	}
@@ -369,6 +373,15 @@ func (n *Node) transfer(ctx context.Context, r *raft.Raft, to string) error {
 		return fmt.Errorf("%w: transfer to %s: %w", contract.ErrNotReady, voters[best].ID, err)
 	}
 	return nil
+}
+
+// better says whether one voter is the better leader than another: one whose
+// disk has space, then the one that is nearest.
+func better(a, b progressResponse) bool {
+	if a.DiskLow != b.DiskLow {
+		return b.DiskLow
+	}
+	return a.Applied > b.Applied
 }
 
 // promotions remembers since when each node without a vote keeps up.

@@ -47,6 +47,9 @@ type progressResponse struct {
 	Restoring bool   `json:"restoring"`
 	// Diverged: the node's state is wrong, so it must not lead.
 	Diverged bool `json:"diverged,omitempty"`
+	// DiskLow: near the mark or below, so not one to lead. DiskFull: it takes no entries.
+	DiskLow  bool `json:"disk_low,omitempty"`
+	DiskFull bool `json:"disk_full,omitempty"`
 }
 
 // stateResponse is what a node says of its state. Scheme is the version of the
@@ -160,7 +163,8 @@ func (n *Node) onVerify(_ context.Context, _ string, req *verifyRequest) (*verif
 
 func (n *Node) onProgress(context.Context, string, *empty) (*progressResponse, error) {
 	applied, _ := n.p.StateMachine.Applied()
-	return &progressResponse{Applied: applied, Restoring: n.p.StateMachine.Restoring(), Diverged: n.state.diverged.Load() != nil}, nil
+	return &progressResponse{Applied: applied, Restoring: n.p.StateMachine.Restoring(), Diverged: n.state.diverged.Load() != nil,
+		DiskLow: n.gates.tight(false), DiskFull: n.gates.full() || n.outOfSpace()}, nil
 }
 
 func (n *Node) onStatus(context.Context, string, *empty) (*contract.NodeStatus, error) {

@@ -28,6 +28,8 @@ type metrics struct {
 	reads         *prometheus.CounterVec   // by level and result
 	snapshots     *prometheus.CounterVec   // by result
 	readWait      *prometheus.HistogramVec // by level
+	appendsNoRoom prometheus.Counter       // entries refused for the disk
+	diskHandOvers prometheus.Counter       // leadership given away for the disk
 }
 
 func newMetrics(reg prometheus.Registerer, n *Node) *metrics {
@@ -61,8 +63,12 @@ func newMetrics(reg prometheus.Registerer, n *Node) *metrics {
 			Help: "How long the gate held a read, by level.", Buckets: latency}, []string{"level"}),
 		snapshots: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "snipdb_cluster_snapshots_total",
 			Help: "Snapshots taken, by result."}, []string{"result"}),
+		appendsNoRoom: prometheus.NewCounter(prometheus.CounterOpts{Name: "snipdb_cluster_appends_refused_total",
+			Help: "Requests with entries of the leader that this node refused because its disk is nearly full."}),
+		diskHandOvers: prometheus.NewCounter(prometheus.CounterOpts{Name: "snipdb_cluster_disk_hand_overs_total",
+			Help: "How often this node, as leader, gave the leadership away because its disk was low."}),
 	}
-	m.all = []prometheus.Collector{m.proposals, m.refusals, m.entryCommands, m.entryBytes, m.commit, m.leaderChanges,
+	m.all = []prometheus.Collector{m.appendsNoRoom, m.diskHandOvers, m.proposals, m.refusals, m.entryCommands, m.entryBytes, m.commit, m.leaderChanges,
 		m.rounds, m.roundReaders, m.roundTime, m.reads, m.readWait, m.snapshots}
 	m.all = append(m.all, nodeGauges(n)...)
 	m.fill()
@@ -180,6 +186,20 @@ func nodeGauges(n *Node) []prometheus.Collector {
 		gauge("apply_gap_entries", "Entries that are committed and that reads can't see yet.", func() float64 { return float64(n.applyGap()) }),
 		gauge("snapshot_log_bytes", "Bytes of the log that the newest snapshot does not cover.", func() float64 {
 			return float64(n.logs.bytesSince(n.snapshotIndex()))
+		}),
+		gauge("disk_left_bytes", "Bytes of the data disk that are left when all that is in memory is in files.", func() float64 {
+			left, _ := n.gates.disk()
+			return float64(left)
+		}),
+		gauge("disk_low_bytes", "Bytes below which the data disk is low.", func() float64 {
+			_, mark := n.gates.disk()
+			return float64(mark)
+		}),
+		gauge("disk_full", "1 if this node takes no entries because its disk is nearly full.", func() float64 {
+			if n.gates.full() {
+				return 1
+			}
+			return 0
 		}),
 		gauge("snapshot_log_limit_bytes", "Bytes of the log at which a snapshot is taken.", func() float64 { return float64(n.o.SnapshotBytes) }),
 	}
@@ -306,6 +326,18 @@ func (m *metrics) read(level contract.Level, took time.Duration, err error) {
 func (m *metrics) snapshot(err error) {
 	if m != nil {
 		m.snapshots.WithLabelValues(resultOf(err)).Inc()
+	}
+}
+
+func (m *metrics) appendRefused() {
+	if m != nil {
+		m.appendsNoRoom.Inc()
+	}
+}
+
+func (m *metrics) handedOver() {
+	if m != nil {
+		m.diskHandOvers.Inc()
 	}
 }
 

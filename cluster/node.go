@@ -61,6 +61,7 @@ type Node struct {
 	raft      atomic.Pointer[raft.Raft]
 	transport atomic.Pointer[nudgedTransport]
 	startMu   sync.Mutex // serialises startRaft with itself and with Close
+	reloadMu  sync.Mutex // serialises changes of Raft's configuration
 
 	state           stateCheck   // this node's state against the others'
 	verification    verification // a full scan of the state
@@ -121,7 +122,7 @@ func newNode(o Options, p Parts) (_ *Node, err error) {
 			err = errors.Join(err, n.release(context.Background()))
 		}
 	}()
-	store := logStoreOptions{Limit: o.LogWriteLimit, Fatal: o.Fatal, Logger: n.log, Registerer: o.Registerer}
+	store := logStoreOptions{Limit: o.LogWriteLimit, Fatal: o.Fatal, Excuse: p.OutOfSpace, Logger: n.log, Registerer: o.Registerer}
 	if n.logs, err = newLogStore(p.Log, store); err != nil {
 		return nil, errors.Join(err, p.Log.Close())
 	}
@@ -236,7 +237,8 @@ func (n *Node) startRaft() error {
 	if n.isClosing() {
 		return contract.ErrShutdown
 	}
-	tr := newNudgedTransport(newTransport(n.mux, transportOptions{Timeout: 2 * n.o.HeartbeatTimeout, Sends: n.sends, Logger: n.log}))
+	tr := newNudgedTransport(newTransport(n.mux, transportOptions{Timeout: 2 * n.o.HeartbeatTimeout, Sends: n.sends,
+		HasRoom: n.hasRoom, OutOfSpace: n.outOfSpace, Logger: n.log}), n.takesEntries)
 	cache, err := raft.NewLogCache(logCacheEntries, n.logs)
 	if err != nil {
 		return fmt.Errorf("cluster: log cache: %w", err)
@@ -252,6 +254,7 @@ func (n *Node) startRaft() error {
 	n.goRun(n.lead)
 	n.goRun(n.props.watchTransfer)
 	n.goRun(n.keepSnapshots)
+	n.goRun(n.keepDisk)
 	n.props.start()
 	return nil
 }

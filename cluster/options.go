@@ -105,9 +105,14 @@ type Options struct {
 	// MaxApplyGap is how many committed entries may wait to be applied before
 	// writes are refused. Default 5000, as etcd's.
 	MaxApplyGap uint64
-	// DiskLowBytes: below this much free space, writes other than deletions are
-	// refused. 0: a twentieth of the disk, between 64 MiB and 2 GiB.
+	// DiskLowBytes: if less than this would be free once all that is in memory
+	// is in files, writes other than deletions are refused, and below a quarter
+	// of it a node takes no entries. 0: a twentieth of the disk, between 64 MiB
+	// and 2 GiB, and at least DiskLowFloor.
 	DiskLowBytes uint64
+	// DiskLowFloor is the least of the default of DiskLowBytes, unless that is
+	// more than a quarter of the disk. Default 0.
+	DiskLowFloor uint64
 	// GateInterval is how often pressure, memory and disk are looked at. Default 200 ms.
 	GateInterval time.Duration
 
@@ -255,6 +260,17 @@ type Parts struct {
 	MemoryLow func() (low bool, detail string)
 	// DiskFree returns the free and the total bytes of the data disk. nil: not checked.
 	DiskFree func() (free, total uint64, err error)
+	// DiskPending is what the state machine will still write to the disk if
+	// nothing is taken any more: its memtables. nil: 0. The log is asked too, if
+	// it has a method Unflushed.
+	DiskPending func() uint64
+	// DiskRoom is told, after each look at the disk, how much of it compactions
+	// may use. nil: they are not bounded.
+	DiskRoom func(bytes uint64)
+	// OutOfSpace says that a write of this node waits for space on the disk. A
+	// leader that waits is silent, so that the others elect one that can write,
+	// and the watchdog of the log does not count the time. nil: never.
+	OutOfSpace func() bool
 	// Storage is what the status shows of the storage; nil: nothing.
 	Storage func() (status contract.StorageStatus, dbBytes uint64, err error)
 	// StateHash returns the hash of the state as it is, and those at the newest

@@ -58,13 +58,12 @@ func (n *Node) Snapshot(ctx context.Context) (index uint64, err error) {
 	}
 	// What may stay behind is a number of bytes; the library wants a number
 	// of entries, so it is counted just before.
-	rc := r.ReloadableConfig()
-	rc.TrailingLogs = n.trailingLogs()
-	if err := r.ReloadConfig(rc); err != nil {
+	trailing := n.trailingLogs()
+	if err := n.reload(r, func(c *raft.ReloadableConfig) { c.TrailingLogs = trailing }); err != nil {
 		return 0, fmt.Errorf("cluster: set trailing logs: %w", err)
 	}
 	if mutant.On(mutant.TruncateEarly) {
-		n.truncateNow(rc.TrailingLogs)
+		n.truncateNow(trailing)
 	}
 	if err := wait(ctx, r.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return 0, fmt.Errorf("cluster: take snapshot: %w", err)

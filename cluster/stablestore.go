@@ -40,6 +40,10 @@ type stableStore struct {
 	pending *uint64
 }
 
+// stableStoreRoom is what the file needs for ever: a few rows, and the pages
+// that a transaction writes beside the old ones.
+const stableStoreRoom = 256 << 10
+
 // stableStoreOptions are Limit, Fatal and Logger of logStoreOptions.
 type stableStoreOptions = logStoreOptions
 
@@ -50,6 +54,8 @@ func openStableStore(path string, o stableStoreOptions) (*stableStore, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cluster: open vote store %s: %w", path, err)
 	}
+	// Before the disk is full: a node must be able to vote then.
+	preallocate(path, stableStoreRoom)
 	return &stableStore{bolt: bolt, guard: newGuard("vote store", o)}, nil
 }
 

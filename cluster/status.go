@@ -38,6 +38,9 @@ func (n *Node) LocalStatus() contract.NodeStatus {
 			s.Errors = append(s.Errors, err.Error())
 		}
 	}
+	if text := n.diskError(); text != "" {
+		s.Errors = append(s.Errors, text)
+	}
 	if r := n.raft.Load(); r != nil {
 		s.Term, s.CommitIndex, s.Leader = r.CurrentTerm(), r.CommitIndex(), n.Leader().ID
 		s.Voter = suffrage(r, n.o.NodeID) == raft.Voter

@@ -35,8 +35,13 @@ type transportOptions struct {
 	AddressProvider raft.ServerAddressProvider
 	// Sends says whether this node is leader and sends entries to that node at
 	// that address; nil never waits for the return of an unreachable node.
-	Sends  func(raft.ServerID, raft.ServerAddress) bool
-	Logger *slog.Logger
+	Sends func(raft.ServerID, raft.ServerAddress) bool
+	// HasRoom asks a node that refused entries for its disk whether it takes
+	// them again; nil does not wait for that.
+	HasRoom func(raft.ServerID, raft.ServerAddress) bool
+	// OutOfSpace says that writes of this node wait for space; nil: never.
+	OutOfSpace func() bool
+	Logger     *slog.Logger
 }
 
 // transport is raft's network transport with three habits taken away.
@@ -57,10 +62,12 @@ type transportOptions struct {
 // return. See AppendEntries.
 type transport struct {
 	*raft.NetworkTransport
-	layer raft.StreamLayer
-	sends func(raft.ServerID, raft.ServerAddress) bool
-	stop  chan struct{} // closed by stopWaiting
-	once  sync.Once
+	layer      raft.StreamLayer
+	sends      func(raft.ServerID, raft.ServerAddress) bool
+	hasRoom    func(raft.ServerID, raft.ServerAddress) bool
+	outOfSpace func() bool
+	stop       chan struct{} // closed by stopWaiting
+	once       sync.Once
 }
 
 // Invariant: raft must see both, or it falls back silently.
@@ -89,20 +96,33 @@ func newTransport(m *mux, o transportOptions) *transport {
 		MsgpackUseNewTimeFormat: true,
 	})
 	nt.TimeoutScale = snapshotBytesPerTimeout
-	return &transport{NetworkTransport: nt, layer: layer, sends: o.Sends, stop: make(chan struct{})}
+	return &transport{NetworkTransport: nt, layer: layer, sends: o.Sends, hasRoom: o.HasRoom, outOfSpace: o.OutOfSpace, stop: make(chan struct{})}
 }
 
 // AppendEntries sends entries. If the node can't be reached, it returns the
 // error only when the node can be dialled again, this node no longer leads, the
 // node has another address, or returnWait is over: raft's next try then meets a node that is there, after a
-// pause that is still short. Heartbeats return at once; they have a short
+// pause that is still short. The same for a node that refused the entries because
+// its disk is full, until it has room. Heartbeats return at once; they have a short
 // backoff of their own, and tell raft that the node is gone.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if mutant.On(mutant.AckBeforeCommit) {
 		return t.pretend(id, target, args, resp)
 	}
+	if t.outOfSpace != nil && t.outOfSpace() {
+		// A leader whose log waits for space must lose its office, which it would
+		// keep as long as it is heard.
+		if isHeartbeat(args) {
+			return errNoSpace
+		}
+		t.await(id, target, func() bool { return !t.outOfSpace() })
+	}
 	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
-	if err != nil && t.sends != nil && !isHeartbeat(args) {
+	switch {
+	case err == nil || t.sends == nil || isHeartbeat(args):
+	case isNoSpace(err) && t.hasRoom != nil:
+		t.await(id, target, func() bool { return t.hasRoom(id, target) })
+	default:
 		t.awaitReturn(id, target)
 	}
 	return err
@@ -115,15 +135,23 @@ func isHeartbeat(a *raft.AppendEntriesRequest) bool {
 
 // awaitReturn waits until the node can be dialled.
 func (t *transport) awaitReturn(id raft.ServerID, target raft.ServerAddress) {
+	t.await(id, target, func() bool {
+		c, err := t.layer.Dial(target, returnPoll)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
+}
+
+// await asks until the answer is yes, this node no longer sends to that one, or
+// returnWait is over.
+func (t *transport) await(id raft.ServerID, target raft.ServerAddress, done func() bool) {
 	deadline := time.NewTimer(returnWait)
 	defer deadline.Stop()
 	poll := time.NewTicker(returnPoll)
 	defer poll.Stop()
-	for t.sends(id, target) {
-		if c, err := t.layer.Dial(target, returnPoll); err == nil {
-			_ = c.Close()
-			return
-		}
+	for t.sends != nil && t.sends(id, target) && !done() {
 		select {
 		case <-t.stop:
 			return

@@ -17,6 +17,8 @@ package storage
 // #cgo nocallback snip_rocksdb_version
 // #cgo noescape snip_space_state
 // #cgo nocallback snip_space_state
+// #cgo noescape snip_space_waiting
+// #cgo nocallback snip_space_waiting
 // #cgo noescape snip_crc
 // #cgo nocallback snip_crc
 // #include <stdlib.h>
@@ -509,6 +511,8 @@ func setSpaceEnv(o *grocksdb.Options) { C.snip_space_set_env((*C.rocksdb_options
 
 func setSpaceWait(on bool)   { C.snip_space_wait(cBool(on)) }
 func setPreallocate(on bool) { C.snip_space_preallocate(cBool(on)) }
+
+func spaceWaiting() int { return int(C.snip_space_waiting()) }
 
 func spaceState() (s Space, failure string) {
 	var (

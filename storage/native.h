@@ -82,6 +82,7 @@ void snip_space_set_env(rocksdb_options_t* o);
 // with snip_free_error.
 void snip_space_state(uint64_t* waiting, uint64_t* waits, char** file,
                       char** failure);
+uint64_t snip_space_waiting(void);
 // snip_space_preallocate says whether files may take space in advance.
 void snip_space_preallocate(int on);
 // snip_shared_set_room: compactions whose inputs are larger than this, with

@@ -284,6 +284,8 @@ void snip_space_state(uint64_t* waiting, uint64_t* waits, char** file,
   }
 }
 
+uint64_t snip_space_waiting(void) { return space().waiting; }
+
 void snip_space_preallocate(int on) { space().preallocate = on != 0; }
 
 void snip_shared_set_room(snip_shared* s, uint64_t bytes) {

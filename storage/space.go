@@ -81,6 +81,9 @@ func SpaceNow() Space {
 	return s
 }
 
+// OutOfSpace says whether a write waits for space now. It costs next to nothing.
+func OutOfSpace() bool { return spaceWaiting() > 0 }
+
 // ErrNoSpace is for a process that must end while writes wait for space.
 var ErrNoSpace = errors.New("no space left on the data disk: the process ends without closing its databases; nothing that was acknowledged is lost")
 

@@ -127,7 +127,7 @@ func (c *Config) registerStorage(f *pflag.FlagSet) {
 	f.StringVar(&c.Profile, "profile", "default", "RocksDB's options for a machine of this size: small, default or large")
 	f.Var(&c.Memory, "memory", "memory for RocksDB's caches and write buffers (default: by the profile)")
 	f.StringArrayVar(&c.RocksDBOptions, "rocksdb-option", nil, "one option instead of the profile's, as key=value; may be repeated")
-	f.Var(&c.DiskLowBytes, "disk-low-bytes", "refuse writes while less than this is free on the disk (default: a twentieth of it, 64MiB to 2GiB)")
+	f.Var(&c.DiskLowBytes, "disk-low-bytes", "refuse writes while less than this would be free on the disk once all that is in memory is in files (default: a twentieth of it, 64MiB to 2GiB, and at least write_buffer_manager_bytes)")
 	f.Var(&c.MemoryLimit, "memory-limit", "refuse writes while the process holds nearly this much (default: the container's limit, or nine tenths of the machine)")
 }
 

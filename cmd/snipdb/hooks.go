@@ -37,6 +37,16 @@ func flushState(store *storage.Store) error {
 	return db.Flush()
 }
 
+// unflushed is what the state has in memory and must write to files.
+func unflushed(store *storage.Store) uint64 {
+	db, release := store.DB()
+	defer release()
+	if db == nil {
+		return 0
+	}
+	return db.Unflushed()
+}
+
 // storageStatus is what the status shows of the storage.
 func storageStatus(store *storage.Store) (contract.StorageStatus, uint64, error) {
 	stats, err := stats(store)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -41,6 +42,8 @@ type server struct {
 	api       *httpapi.Server
 	// freeMemory undoes the limit of Go's memory.
 	freeMemory func()
+	// endSpace ends the goroutine that tells of writes that wait for space.
+	endSpace func()
 	// served receives what the API's accept loop returned, once.
 	served chan error
 }
@@ -107,6 +110,8 @@ func (s *server) start(ctx context.Context) (err error) {
 // startStorage opens what the state machine stands on, and the state machine.
 func (s *server) startStorage() (err error) {
 	options := s.storageOptions()
+	// Before anything is opened: how a file meets a full disk is decided then.
+	s.watchSpace()
 	// What the process has once: cache, memory budget, rate limiter.
 	if s.shared, err = storage.NewShared(options); err != nil {
 		return err
@@ -161,6 +166,11 @@ func (s *server) startCluster(ctx context.Context) error {
 		Pressure:  func() (float64, string) { return pressure(s.store) },
 		MemoryLow: memoryGate(s.memoryLimit()),
 		DiskFree:  s.dir.free,
+		// What the state still takes of the disk, and what it may take for its
+		// compactions; the log is asked by the cluster.
+		DiskPending: func() uint64 { return unflushed(s.store) },
+		DiskRoom:    s.shared.SetRoom,
+		OutOfSpace:  storage.OutOfSpace,
 		// A checkpoint flushes everything, and nothing is applied meanwhile.
 		BeforeSnapshot: func() error { return flushState(s.store) },
 		StateHash:      func() (int, contract.HashPoint, []contract.HashPoint) { return stateHash(s.fsm) },
@@ -185,6 +195,10 @@ func (s *server) clusterOptions() cluster.Options {
 	o.SnapshotBytes, o.TrailingBytes, o.SnapshotCheck = uint64(c.SnapshotLogBytes), uint64(c.TrailingLogBytes), c.SnapshotInterval
 	o.MaxInflightCommands, o.MaxInflightBytes = c.MaxInFlight, int64(c.MaxInFlightBytes)
 	o.DiskLowBytes = uint64(c.DiskLowBytes)
+	// A compaction of what was flushed last takes about as much as all memtables.
+	if budget, err := s.storageOptions().MemtableBudget(); err == nil {
+		o.DiskLowFloor = uint64(budget)
+	}
 	o.Logger, o.Registerer, o.Fatal, o.Now = s.log, s.registry, s.fatal, s.clock.now
 	return o
 }
@@ -210,6 +224,7 @@ func (s *server) startAPI() (err error) {
 func (s *server) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.config.ShutdownTimeout)
 	defer cancel()
+	defer s.endWithoutSpace()()
 	var errs []error
 	// No new requests; those in progress end while Raft can still answer them.
 	if s.api != nil {
@@ -243,6 +258,9 @@ func (s *server) stop() error {
 	if s.freeMemory != nil {
 		s.freeMemory()
 	}
+	if s.endSpace != nil {
+		s.endSpace()
+	}
 	// The lock last: now the directory may be another's.
 	if s.dir != nil {
 		errs = append(errs, s.dir.close())
@@ -256,6 +274,39 @@ func (s *server) stop() error {
 func (s *server) fatal(err error) {
 	s.log.Error("this node can't go on; the process ends so that it does no harm", "error", err)
 	os.Exit(1)
+}
+
+// watchSpace makes the databases wait for space on a full disk, and tells of it.
+func (s *server) watchSpace() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := storage.WaitForSpace(ctx, s.log, s.fatal)
+	s.endSpace = func() {
+		cancel()
+		<-done
+	}
+}
+
+// endWithoutSpace ends the process if a step of stop waits for space on a full
+// disk: it could wait for ever. What waits was not acknowledged. The function
+// that it returns ends the watch.
+func (s *server) endWithoutSpace() (end func()) {
+	done := make(chan struct{})
+	go func() {
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		for times := 0; times < 3; {
+			select {
+			case <-done:
+				return
+			case <-t.C:
+			}
+			if times++; !storage.OutOfSpace() {
+				times = 0
+			}
+		}
+		s.fatal(storage.ErrNoSpace)
+	}()
+	return func() { close(done) }
 }
 
 // newLogger logs to the output, in the form and from the level that is wished.

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/snipdb/snipdb/fsm/snapshot"
+	"github.com/snipdb/snipdb/storage"
 )
 
 // nodeMetrics shows what surrounds the database: the newest snapshot, the
@@ -41,6 +42,10 @@ var (
 		"Bytes that this user may still write on the disk of the data directory.", nil, nil)
 	descDiskTotal = prometheus.NewDesc("snipdb_storage_disk_total_bytes",
 		"Size of the disk of the data directory.", nil, nil)
+	descSpaceWaiting = prometheus.NewDesc("snipdb_storage_space_waiting",
+		"Writes that wait for space on a full disk.", nil, nil)
+	descSpaceWaits = prometheus.NewDesc("snipdb_storage_space_waits_total",
+		"How often a write had to wait for space on a full disk.", nil, nil)
 	descMemoryLimit = prometheus.NewDesc("snipdb_process_memory_limit_bytes",
 		"Bytes that the process may hold; near it writes are refused. 0: unknown, and none are.", nil, nil)
 )
@@ -48,7 +53,7 @@ var (
 // Describe names the metrics.
 func (m *nodeMetrics) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descStorageUp, descSnapshotIndex, descSnapshotBytes, descSnapshotAge,
-		descDiskFree, descDiskTotal, descMemoryLimit} {
+		descDiskFree, descDiskTotal, descSpaceWaiting, descSpaceWaits, descMemoryLimit} {
 		to <- d
 	}
 }
@@ -64,6 +69,9 @@ func (m *nodeMetrics) Collect(to chan<- prometheus.Metric) {
 		up = 0
 	}
 	gauge(descStorageUp, up)
+	space := storage.SpaceNow()
+	gauge(descSpaceWaiting, float64(space.Waiting))
+	to <- prometheus.MustNewConstMetric(descSpaceWaits, prometheus.CounterValue, float64(space.Waits))
 	gauge(descMemoryLimit, float64(m.memory))
 	if meta, ok, err := m.newest(); err == nil {
 		gauge(descSnapshotIndex, float64(meta.Index))
