@@ -96,10 +96,16 @@ disk: setup ## full disks, of a follower and of the leader; needs root for small
 crash-matrix: setup ## kill a node at each failpoint under load; POINT=name for some, PART=2/5 for a fifth, SEED=n for the same moments again
 	SNIPDB_CRASH_MATRIX=1 SNIPDB_CRASH_SEED=$(SEED) SNIPDB_CRASH_PART=$(PART) go test $(GOFLAGS_ALL) -count 1 -v -timeout 90m -run 'TestCrashMatrix/$(POINT)' ./cmd/crashmatrix
 
+power-cut: setup ## the same with a power cut, which takes all that was not synced; needs root, for mounts
+	SNIPDB_POWER_CUT=1 SNIPDB_CRASH_SEED=$(SEED) go test $(GOFLAGS_ALL) -count 1 -v -timeout 30m -run '^TestPowerCut$$' ./cmd/crashmatrix
+
+mutants: setup ## make mistakes on purpose, one by one: each must be caught; MUTANT=name for one, SEED=n; needs root, for mounts
+	SNIPDB_MUTANTS=1 SNIPDB_MUTANTS_ONLY=$(MUTANT) SNIPDB_MUTANTS_SEED=$(SEED) go test $(GOFLAGS_ALL) -count 1 -v -timeout 90m -run '^TestMutants$$' ./cmd/mutants
+
 bench: setup ## every Go benchmark, once
 	go test $(GOFLAGS_ALL) -run '^$$' -bench . -benchtime 1x -timeout 30m ./...
 
 clean: ## remove what make built
 	rm -rf bin
 
-.PHONY: chaos soak help setup build run test race lint lint-format lint-vet lint-static lint-vuln proto fuzz crash-matrix bench clean
+.PHONY: chaos soak power-cut mutants help setup build run test race lint lint-format lint-vet lint-static lint-vuln proto fuzz crash-matrix bench clean

@@ -12,14 +12,11 @@ import (
 // file is in a build without the tag `mutants`.
 
 // verifyBroken is what a mutant does in place of the round of questions.
-func verifyBroken(r *raft.Raft) (broken bool, err error) {
-	switch {
-	case mutant.On(mutant.QuorumOff):
-		return true, nil
-	case mutant.On(mutant.QuorumByLibrary):
-		return true, r.VerifyLeader().Error()
+func verifyBroken(r *raft.Raft) error {
+	if mutant.On(mutant.QuorumByLibrary) {
+		return r.VerifyLeader().Error()
 	}
-	return false, nil
+	return nil
 }
 
 // closeDoor ends the time in which readers join the round that runs.

@@ -388,8 +388,8 @@ type probe struct {
 // verify returns nil once a majority of voters, this node among them,
 // answered calls that were sent after verify began.
 func (q *quorum) verify(ctx context.Context, n *Node, r *raft.Raft, term uint64) error {
-	if broken, err := verifyBroken(r); broken {
-		return err
+	if mutant.On(mutant.QuorumOff) || mutant.On(mutant.QuorumByLibrary) {
+		return verifyBroken(r)
 	}
 	servers := r.GetConfiguration().Configuration().Servers
 	q.mu.Lock()

@@ -142,10 +142,16 @@ func (n *Node) Role() string {
 	return ready.Role
 }
 
-// WaitReady waits until the node can serve.
+// WaitReady waits until the node can serve, and fails at once if it has ended.
 func (n *Node) WaitReady() {
 	n.tb.Helper()
-	Eventually(n.tb, readyWait, n.ID+" is ready", n.ready)
+	Eventually(n.tb, readyWait, n.ID+" is ready", func() error {
+		err := n.ready()
+		if err != nil && !n.Running() {
+			n.tb.Fatalf("proctest: %s ended before it was ready: %v", n.ID, n.Wait())
+		}
+		return err
+	})
 }
 
 // Status is the cluster as this node sees it.

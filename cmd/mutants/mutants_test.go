@@ -1,0 +1,145 @@
+// Package mutants tests the tests: it runs the checkers against servers and
+// packages that make one mistake each on purpose (package storage/mutant). A
+// mutant that no checker finds is a failure, and so is a checker that fails
+// without a mutant, because then what it finds proves nothing.
+//
+//	make mutants                     every mutant; SEED=7 for the same moments again
+//	make mutants MUTANT=skip.off     one of them
+//
+// Two of them, which cost little, run with all other tests.
+package mutants
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/snipdb/snipdb/cmd/proctest"
+	"github.com/snipdb/snipdb/storage/mutant"
+)
+
+func TestMain(m *testing.M) { os.Exit(proctest.Main(m)) }
+
+// row is one mutant and the checkers that should find it, in the order in
+// which they are tried: what a user would see comes before what only a test of
+// the package sees.
+type row struct {
+	name   mutant.Name
+	checks []check
+	quick  bool // with all other tests as well
+}
+
+// mutants are all rows.
+var mutants = []row{
+	{name: mutant.PositionApart, checks: []check{crash("fsm.commit.after-leader"), crash("fsm.commit.after-single-node"), unit("fsm", "TestSameLogSameState|TestSkip")}},
+	{name: mutant.SkipOff, checks: []check{crash("fsm.commit.after-leader"), unit("fsm", "TestSkipWhatIsApplied")}},
+	{name: mutant.SkipOffByOne, checks: []check{crash("fsm.commit.after-single-node$"), crash("fsm.commit.after-leader"), unit("fsm", "TestSkipWhatIsApplied")}},
+	{name: mutant.IdempotencyApart, checks: []check{crash("fsm.commit.after-leader"), crash("fsm.commit.after-single-node$")}},
+	{name: mutant.ExpiryByWallClock, checks: []check{crash("propose.answer-leader"), unit("fsm", "TestExpiryByTheReplicatedClock")}},
+	{name: mutant.ApplyByNode, checks: []check{chaos("kill_leader"), unit("fsm", "TestDatesComeFromTheCommand")}},
+	{name: mutant.ConditionEarly, checks: []check{chaos("slow_links"), unit("fsm", "TestMutations")}},
+	{name: mutant.KeyShared, checks: []check{unit("storage", "TestDeleteCollection|TestModel")}},
+
+	{name: mutant.PointerUnsynced, checks: []check{power("swap.before-install")}},
+	{name: mutant.LogUnsynced, checks: []check{power("all-at-once$")}},
+	{name: mutant.StartupUnchecked, checks: []check{crash("publish.rename.after-install-then-another-leads"), unit("cluster", "TestCheckStartup")}},
+	{name: mutant.TruncateEarly, checks: []check{crash("checkpoint.before-leader-with-snapshots")}},
+	{name: mutant.LateInstall, checks: []check{chaos("late_install"), unit("cluster", "TestALateInstallIsRefused")}},
+
+	{name: mutant.AckBeforeCommit, checks: []check{chaos("kill_leader")}},
+	{name: mutant.UnknownDenied, checks: []check{chaos("leader_deaf"), unit("cluster", "TestAnErrorOfRaftSaysWhatItMeans")}},
+	{name: mutant.ResultsMixed, checks: []check{chaos("kill_leader"), unit("cluster", "TestGroupCommitJoinsWhatWaits")}},
+
+	{name: mutant.QuorumOff, checks: []check{chaos("pause_leader"), unit("cluster", "TestACutOffLeaderServesNoLinearizableRead")}},
+	{name: mutant.QuorumAnyTerm, checks: []check{chaos("pause_leader"), unit("cluster", "TestOnlyVotersOfTheTermVouch")}},
+	{name: mutant.QuorumByLibrary, checks: []check{unit("cluster", "TestOnlyVotersOfTheTermVouch")}},
+	{name: mutant.ReadBeforeTick, quick: true, checks: []check{chaos("kill_leader"), unit("cluster", "TestANewLeaderReadsNothingBeforeItsTick")}},
+	{name: mutant.RoleUnchecked, checks: []check{unit("cluster", "TestARoundOfANodeThatDoesNotLeadIsRefused")}},
+	{name: mutant.RoundJoinedLate, checks: []check{chaos("slow_links")}},
+	{name: mutant.SessionUnwaited, checks: []check{chaos("slow_links")}},
+	{name: mutant.FastHeartbeats, quick: true, checks: []check{unit("cluster", "TestHeartbeatsReachTheMainLoop")}},
+}
+
+// Each mutant has a row: one that nobody looks for would prove nothing.
+func TestEveryMutantHasARow(t *testing.T) {
+	rows := map[mutant.Name]bool{}
+	for _, r := range mutants {
+		if rows[r.name] || mutant.All()[r.name] == "" || len(r.checks) == 0 {
+			t.Errorf("the row of %s is there twice, or of no mutant, or has no checkers", r.name)
+		}
+		rows[r.name] = true
+	}
+	for name := range mutant.All() {
+		if !rows[name] {
+			t.Errorf("nobody looks for %s", name)
+		}
+	}
+}
+
+// What people run holds no mistake, not even the name of one.
+func TestTheServerHoldsNoMutant(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the server")
+	}
+	server := proctest.Binary(t, "snipdb")
+	program, err := os.ReadFile(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range mutant.All() {
+		if bytes.Contains(program, []byte(name)) {
+			t.Errorf("the name of %s is in the server", name)
+		}
+	}
+	symbols, err := exec.Command("go", "tool", "nm", server).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"storage/mutant", "skipBroken", "putLate", "commitLate", "checkEarly", "truncateNow", "verifyBroken", "pretend"} {
+		if bytes.Contains(symbols, []byte(part)) {
+			t.Errorf("the server has a symbol with %s in it", part)
+		}
+	}
+	// The test can fail: the place that mistakes are asked from is there.
+	if !bytes.Contains(symbols, []byte("snipdb/fsm.(*slice).apply")) {
+		t.Error("nm does not show the server's functions")
+	}
+}
+
+func TestMutants(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds tests and runs them")
+	}
+	s := readSettings(t)
+	t.Logf("seed %d", s.seed)
+	r := newRunner(t, s)
+	for _, m := range mutants {
+		if s.wants(m) {
+			t.Run(string(m.name), func(t *testing.T) { r.run(t, m) })
+		}
+	}
+	text := r.table()
+	t.Logf("\n%s", text)
+	if s.all {
+		file := filepath.Join(os.TempDir(), "snipdb-mutants.txt")
+		if err := os.WriteFile(file, []byte(text), 0o600); err == nil {
+			t.Logf("the table is in %s", file)
+		}
+	}
+}
+
+// wants says whether a row is to run: all, those that were named, or the quick ones.
+func (s settings) wants(m row) bool {
+	if len(s.only) > 0 {
+		for _, name := range s.only {
+			if strings.HasPrefix(string(m.name), name) {
+				return true
+			}
+		}
+		return false
+	}
+	return s.all || m.quick
+}
