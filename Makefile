@@ -50,11 +50,17 @@ lint-format:
 	if [ -n "$$files" ]; then echo "gofmt: not formatted:"; echo "$$files"; exit 1; fi
 	@echo "gofmt: ok"
 
+# The packages with files that only a tag compiles; all others are the same
+# with and without.
+TAGGED := ./storage/failpoint ./storage/mutant
+
 lint-vet:
 	go vet $(GOFLAGS_ALL) ./...
+	@for tags in failpoints mutants; do echo "go vet -tags $$tags $(TAGGED)"; go vet -tags $$tags $(TAGGED) || exit 1; done
 
 lint-static:
 	go run $(STATICCHECK) -tags '$(TAGS)' ./...
+	@for tags in failpoints mutants; do echo "staticcheck -tags $$tags $(TAGGED)"; go run $(STATICCHECK) -tags $$tags $(TAGGED) || exit 1; done
 
 # The vulnerability data base is on the network. Without it nothing was
 # checked, and that is said; a finding fails, no data base does not.
