@@ -76,8 +76,3 @@ func All() map[Name]string {
 		FastHeartbeats:  "heartbeats are handled beside Raft's main loop (hashicorp/raft #695)",
 	}
 }
-
-func known(name Name) bool {
-	_, ok := All()[name]
-	return ok
-}
