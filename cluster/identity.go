@@ -38,7 +38,7 @@ type identityRecord struct {
 	// bootstrap Raft with. Set with Founder, cleared with it.
 	Pending []claimServer `json:"pending,omitempty"`
 	// Diverged says that this node's state is not that of the majority. It is
-	// never cleared: only an empty directory begins anew.
+	// cleared by nothing but Recover: only an empty directory begins anew.
 	Diverged *divergence `json:"diverged,omitempty"`
 }
 

@@ -29,6 +29,8 @@ type Inspection struct {
 	Restore bool   `json:"restore_snapshot"`
 	DropLog bool   `json:"drop_log"`
 	Reason  string `json:"reason,omitempty"`
+	// Diverged is why the node serves nothing, empty if it does.
+	Diverged string `json:"diverged,omitempty"`
 	// Violation is why a start would be refused: the invariant by its number,
 	// and what to do. Empty: it would not be.
 	Violation string `json:"violation,omitempty"`
@@ -66,6 +68,9 @@ func Inspect(dataDir string, applied, term uint64, snapshots raft.SnapshotStore,
 		NodeID: id.NodeID, ClusterID: id.ClusterID,
 		Applied: s.Applied, AppliedTerm: s.AppliedTerm, Snapshot: s.Snapshot, SnapshotTerm: s.SnapshotTerm,
 		FirstLog: s.First, LastLog: s.Last,
+	}
+	if id.Diverged != nil {
+		i.Diverged = id.Diverged.String()
 	}
 	plan, err := planStartup(s)
 	i.Restore, i.DropLog, i.Reason = plan.Restore, plan.DropLog, plan.Reason

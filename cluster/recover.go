@@ -24,6 +24,9 @@ type RecoverOptions struct {
 	// recovered. Nodes that are not in it must never be started again with
 	// their old data.
 	Voters []RecoverServer
+	// AcceptDiverged recovers from a node that has diverged, and makes its state
+	// the truth: only if no other node is left.
+	AcceptDiverged bool
 	// DryRun prints what would be done and changes nothing.
 	DryRun bool
 	// Out gets a line for each step; nil discards.
@@ -56,6 +59,10 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, id.close()) }()
+	diverged := id.record().Diverged
+	if diverged != nil && !o.AcceptDiverged {
+		return fmt.Errorf("cluster: recover: this node has diverged: %s; recover from another node, or, if there is none, accept this one's state with --accept-diverged", diverged)
+	}
 	stable, err := openStableStore(filepath.Join(o.DataDir, stableFile), stableStoreOptions{Logger: o.Logger})
 	if err != nil {
 		return err
@@ -85,6 +92,12 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 	defer trans.Close()
 	if err := raft.RecoverCluster(conf, p.StateMachine, p.Log, stable, p.Snapshots, trans, c); err != nil {
 		return fmt.Errorf("cluster: recover: %w", err)
+	}
+	if diverged != nil {
+		if err := id.update(func(r *identityRecord) { r.Diverged = nil }); err != nil {
+			return err
+		}
+		say("this node had diverged: its state is the cluster's from now on")
 	}
 	applied, _ := p.StateMachine.Applied()
 	say("done: the state is at %d, a snapshot with the new configuration was written, the log is empty", applied)

@@ -277,6 +277,27 @@ func TestDisputedStates(t *testing.T) {
 	wantNothing(t, bad)
 }
 
+// TestRecoverFromADivergedNode needs to be told that there is no other.
+func TestRecoverFromADivergedNode(t *testing.T) {
+	c := newTestCluster(t)
+	n := c.start("n1", 1)
+	c.allReady()
+	c.write("a", "1")
+	n.diverge(contract.HashPoint{Index: 1}, contract.HashPoint{Index: 1})
+	c.stop("n1")
+	o := RecoverOptions{NodeID: "n1", DataDir: n.dir, Voters: []RecoverServer{{ID: "n1", RaftAddr: n.proxy.listener.Addr().String()}}}
+	if err := Recover(o, c.partsOf(n)); err == nil || !strings.Contains(err.Error(), "--accept-diverged") {
+		t.Errorf("without being told: %v", err)
+	}
+	o.AcceptDiverged = true
+	if err := Recover(o, c.partsOf(n)); err != nil {
+		t.Fatal(err)
+	}
+	n = c.start("n1", 1)
+	c.allReady()
+	wantServes(t, n)
+}
+
 // TestCheckStateMarks: the check writes its own mark and compares there.
 func TestCheckStateMarks(t *testing.T) {
 	c := newTestCluster(t)

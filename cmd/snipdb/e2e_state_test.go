@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -209,6 +211,16 @@ func TestDivergedNodeStopsServing(t *testing.T) {
 	wantDiverged(t, bad)
 
 	bad.Kill()
+	if out, err := runSnipdb(t, "inspect", "--data-dir", bad.Dir); err != nil || !strings.Contains(out, "NOTHING") {
+		t.Errorf("inspect: %v\n%s", err, out)
+	}
+	peers := filepath.Join(t.TempDir(), "peers.json")
+	if err := os.WriteFile(peers, fmt.Appendf(nil, `[{"id":%q,"address":%q}]`, bad.ID, bad.RaftAddr), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runSnipdb(t, "recover", "--data-dir", bad.Dir, "--peers", peers, "--dry-run"); err == nil || !strings.Contains(out, "--accept-diverged") {
+		t.Errorf("recover from a node that has diverged: %v\n%s", err, out)
+	}
 	bad.Wipe()
 	bad.Start()
 	bad.WaitReady()

@@ -213,6 +213,9 @@ func (r *report) print(w io.Writer, form string) error {
 	}
 	fmt.Fprintf(table, "log\t%s, entries %d to %d\n", r.LogStore, r.FirstLog, r.LastLog)
 	fmt.Fprintf(table, "start\t%s\n", r.verdict())
+	if r.Diverged != "" {
+		fmt.Fprintf(table, "serves\tNOTHING: %s\n", r.Diverged)
+	}
 	for _, m := range r.Members {
 		fmt.Fprintf(table, "member\t%s\traft %s\tAPI %s\n", m.ID, m.Raft, m.HTTP)
 	}

@@ -15,6 +15,7 @@ func recoverCommand() *cobra.Command {
 	var (
 		path, peers string
 		dryRun      bool
+		accept      bool
 	)
 	cmd := &cobra.Command{
 		Use:   "recover --data-dir DIR --peers FILE",
@@ -30,16 +31,17 @@ func recoverCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return recoverNode(path, voters, dryRun, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return recoverNode(path, voters, dryRun, accept, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	cmd.Flags().StringVar(&path, "data-dir", "data", "the data directory of a node that does not run")
 	cmd.Flags().StringVar(&peers, "peers", "peers.json", "the file with the voters")
+	cmd.Flags().BoolVar(&accept, "accept-diverged", false, "recover from a node that has diverged, if no other is left: its state becomes the truth")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, and change nothing")
 	return cmd
 }
 
-func recoverNode(path string, voters []cluster.RecoverServer, dryRun bool, output, warnings io.Writer) (err error) {
+func recoverNode(path string, voters []cluster.RecoverServer, dryRun, accept bool, output, warnings io.Writer) (err error) {
 	logger := quiet(warnings)
 	node, err := openStopped(path, storage.DefaultOptions(), logger)
 	if err != nil {
@@ -56,7 +58,7 @@ func recoverNode(path string, voters []cluster.RecoverServer, dryRun bool, outpu
 	parts := node.parts()
 	node.log = nil // Recover closes it
 	err = cluster.Recover(cluster.RecoverOptions{
-		NodeID: id.NodeID, DataDir: node.dir.node(), Voters: voters, DryRun: dryRun, Out: output, Logger: logger,
+		NodeID: id.NodeID, DataDir: node.dir.node(), Voters: voters, DryRun: dryRun, AcceptDiverged: accept, Out: output, Logger: logger,
 	}, parts)
 	return errors.Join(err, node.close())
 }
