@@ -32,6 +32,9 @@ type drive struct {
 	// leader that was sending a snapshot sends it again, and heals as well; a
 	// new one believes the node that it has what its snapshot has.
 	moved bool
+	// trimmers is how many clients trim, if more than usual: with nothing else
+	// in the log, an entry that is applied twice shows, whichever it is.
+	trimmers int
 	// kill brings a node to the point and returns it, dead. The load runs.
 	kill func(c *crash) *proctest.Node
 }
@@ -53,6 +56,7 @@ var (
 	leaderUnderLoad   = drive{name: "leader", nodes: 3, args: wholeLog, kill: killLeader}
 	followerUnderLoad = drive{name: "follower", nodes: 3, args: wholeLog, kill: killFollower}
 	aloneUnderLoad    = drive{name: "single-node", nodes: 1, args: wholeLog, kill: killLeader}
+	aloneTrims        = drive{name: "single-node-that-trims", nodes: 1, args: wholeLog, trimmers: clients, kill: killLeader}
 	leaderSnapshots   = drive{name: "leader-with-snapshots", nodes: 3, args: smallLog, kill: killLeader}
 	followerSnapshots = drive{name: "follower-with-snapshots", nodes: 3, args: smallLog, kill: killFollower}
 	aloneSnapshots    = drive{name: "single-node-with-snapshots", nodes: 1, args: smallLog, kill: killLeader}

@@ -66,7 +66,7 @@ type load struct {
 	failures []error
 }
 
-func startLoad(c *proctest.Cluster, seed uint64) *load {
+func startLoad(c *proctest.Cluster, seed uint64, trimmers int) *load {
 	l := &load{cluster: c, nodes: len(c.Nodes), stop: make(chan struct{}), over: make(chan struct{}), want: map[string]document{}}
 	for id := range clients {
 		w := &client{load: l, name: fmt.Sprintf("c%d", id), random: rand.New(rand.NewPCG(seed, mixer+uint64(id)))}

@@ -85,6 +85,7 @@ var matrix = []row{
 	{point: failpoint.LogStoreAfter, within: 60, drive: aloneUnderLoad},
 	{point: failpoint.CommitBefore, within: 60, drive: aloneUnderLoad},
 	{point: failpoint.CommitAfter, within: 60, drive: aloneUnderLoad},
+	{point: failpoint.CommitAfter, within: 60, drive: aloneTrims},
 	{point: failpoint.ExpireRows, within: 60, drive: expiring},
 	{point: failpoint.ApplyTick, within: 3, drive: leaderUnderLoad},
 	{point: failpoint.ApplyTick, within: 3, drive: followerUnderLoad},

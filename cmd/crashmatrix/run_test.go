@@ -124,7 +124,7 @@ func (c *crash) crash() *proctest.Node {
 // begin makes the collection and starts the load.
 func (c *crash) begin() {
 	c.Leader().Must(201, "PUT", collection, map[string]any{"dimension": dimension, "metric": "cosine"}, nil)
-	c.load = startLoad(c.Cluster, c.result.seed)
+	c.load = startLoad(c.Cluster, c.result.seed, max(trimmers, c.result.drive.trimmers))
 	c.t.Cleanup(func() { c.load.abandon(c.resume) })
 }
 

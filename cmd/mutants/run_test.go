@@ -85,7 +85,7 @@ var crashCheckers = map[string]*regexp.Regexp{
 	"nodes compared":             regexp.MustCompile(`n\d+ differs from n\d+`),
 	"a node that began empty":    regexp.MustCompile(`scratch differs from|: scratch: of`),
 	"replay of snapshot and log": regexp.MustCompile(`against a replay|replays to index \d+ differ|replay n\d+ to|is of index \d+, another node`),
-	"I1 to I4 (inspect)":         regexp.MustCompile(`inspect says of`),
+	"inspect of the directory":   regexp.MustCompile(`inspect says of`),
 	"the node starts again":      regexp.MustCompile(`ended before it was ready|is ready: not after`),
 	"clients' expectations":      regexp.MustCompile(`try \d+: status|not acknowledged in|delete a snippet of`),
 }
