@@ -2,6 +2,7 @@ package proctest
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 
 	"go.uber.org/goleak"
@@ -12,6 +13,7 @@ import (
 // leave with them; this finds clients, checkers and proxies that were forgotten.
 func leaked() int {
 	http1.CloseIdleConnections()
+	http.DefaultClient.CloseIdleConnections()
 	if err := goleak.Find(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
