@@ -46,7 +46,7 @@ var mutants = []row{
 	{name: mutant.PointerUnsynced, checks: []check{power("swap.before-install")}},
 	{name: mutant.LogUnsynced, checks: []check{power("all-at-once$")}},
 	{name: mutant.StartupUnchecked, checks: []check{crash("publish.rename.after-install-then-another-leads"), unit("cluster", "TestCheckStartup")}},
-	{name: mutant.TruncateEarly, checks: []check{crash("checkpoint.before-leader-with-snapshots")}},
+	{name: mutant.TruncateEarly, checks: []check{crash("fsm.checkpoint.before-leader-with-snapshots")}},
 	{name: mutant.LateInstall, checks: []check{chaos("late_install"), unit("cluster", "TestALateInstallIsRefused")}},
 
 	{name: mutant.AckBeforeCommit, checks: []check{chaos("kill_leader")}},
