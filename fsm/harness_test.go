@@ -48,6 +48,7 @@ type machine struct {
 	tb     testing.TB
 	dir    string
 	rules  rules
+	noHash bool // storage.Options.NoStateHash
 	shared *storage.Shared
 	store  *storage.Store
 	snaps  *snapshot.Store
@@ -83,7 +84,7 @@ func newMachine(tb testing.TB) *machine {
 func (m *machine) open() {
 	m.tb.Helper()
 	var err error
-	if m.store, err = storage.OpenStore(filepath.Join(m.dir, "state"), storage.Options{Profile: storage.Small, CloseTimeout: 10 * time.Second}, m.shared); err != nil {
+	if m.store, err = storage.OpenStore(filepath.Join(m.dir, "state"), storage.Options{Profile: storage.Small, CloseTimeout: 10 * time.Second, NoStateHash: m.noHash}, m.shared); err != nil {
 		m.tb.Fatalf("OpenStore: %v", err)
 	}
 	if m.snaps, err = snapshot.NewStore(filepath.Join(m.dir, "snapshots"), snapshot.Options{}); err != nil {

@@ -96,7 +96,7 @@ func (c *change) storeSnippet(d *snippet.Document, index int, in *command.Snippe
 		c.coll.Snippets++
 	}
 	c.countEmbedding(d, old != nil && old.Embedded, s.Embedded)
-	return c.b.PutSnippet(c.coll.ID, d, s)
+	return c.b.PutSnippet(c.coll.ID, d, s, old == nil)
 }
 
 // storeVector sets the embedding of a snippet and leaves its text alone.
@@ -260,7 +260,7 @@ func (c *change) deleteSnippet(op *command.Mutation_DeleteSnippet) (*command.Res
 			return nil, err
 		}
 		s.Index, s.Revision = i, c.at.Index
-		if err := c.b.PutSnippet(c.coll.ID, d, s); err != nil {
+		if err := c.b.PutSnippet(c.coll.ID, d, s, false); err != nil {
 			return nil, err
 		}
 	}

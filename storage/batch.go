@@ -243,12 +243,12 @@ func (b *Batch) put(cf int, key, value []byte) {
 		sum = rowSum(&b.acct.hasher, cf, key, value)
 		b.change(cf, key, sum, old)
 	}
-	off := b.rep.put(b.db.n.families[cf].id, key, value)
+	off := appendPut(&b.rep, b.db.n.families[cf].id, key, value)
 	b.note(cf, key, point{off: off, len: len(value), sum: sum})
 }
 
 // putNew is put of a row of which the caller knows that there is none yet.
-func (b *Batch) putNew(cf int, key []byte, value string) {
+func putNew[V []byte | string](b *Batch, cf int, key []byte, value V) {
 	if b.failed != nil {
 		return
 	}
@@ -257,7 +257,7 @@ func (b *Batch) putNew(cf int, key []byte, value string) {
 		sum = rowSum(&b.acct.hasher, cf, key, value)
 		b.change(cf, key, sum, snippet.Sum{})
 	}
-	off := b.rep.putString(b.db.n.families[cf].id, key, value)
+	off := appendPut(&b.rep, b.db.n.families[cf].id, key, value)
 	b.note(cf, key, point{off: off, len: len(value), sum: sum})
 }
 

@@ -25,14 +25,16 @@ func (b *Batch) PutDocument(coll uint32, d *snippet.Document, created bool) erro
 		return err
 	}
 	b.rowBuf = row
-	b.put(cfDocs, appendDocumentKey(b.key(), coll, d.ID), row)
-	if !created {
+	if key := appendDocumentKey(b.key(), coll, d.ID); created {
+		putNew(b, cfDocs, key, row)
+	} else {
+		b.put(cfDocs, key, row)
 		return b.usable()
 	}
-	b.putNew(cfListing, appendOrdinalKey(b.key(), coll, d.Ordinal), d.ID)
+	putNew(b, cfListing, appendOrdinalKey(b.key(), coll, d.Ordinal), d.ID)
 	if !d.Owner.IsZero() {
-		b.putNew(cfListing, appendOwnerIDKey(b.key(), coll, d.Owner, d.ID), "")
-		b.putNew(cfListing, appendOwnerOrdinalKey(b.key(), coll, d.Owner, d.Ordinal), d.ID)
+		putNew(b, cfListing, appendOwnerIDKey(b.key(), coll, d.Owner, d.ID), "")
+		putNew(b, cfListing, appendOwnerOrdinalKey(b.key(), coll, d.Owner, d.Ordinal), d.ID)
 	}
 	return b.usable()
 }
@@ -83,9 +85,11 @@ func (b *Batch) Snippet(coll uint32, d *snippet.Document, index int, withVector 
 // PutSnippet writes a whole snippet. Without a vector the vector row is
 // deleted, and the snippet is stored as not embedded.
 //
+// created says that there is no snippet at that index yet.
+//
 // Like all changes of snippets it changes d.SnippetsSum, so the document must
 // be written after it (PutDocument), and d must be the one that is written.
-func (b *Batch) PutSnippet(coll uint32, d *snippet.Document, s *snippet.Snippet) error {
+func (b *Batch) PutSnippet(coll uint32, d *snippet.Document, s *snippet.Snippet, created bool) error {
 	if err := b.usable(); err != nil {
 		return err
 	}
@@ -93,13 +97,14 @@ func (b *Batch) PutSnippet(coll uint32, d *snippet.Document, s *snippet.Snippet)
 	if meta.Embedded = s.Vector != nil; meta.Embedded {
 		meta.VectorDigest = xxhash.Sum64(s.Vector)
 	}
-	if err := b.putSnippetMeta(coll, d, s.Index, &meta); err != nil {
+	if err := b.putSnippetMeta(coll, d, s.Index, &meta, created); err != nil {
 		return err
 	}
-	b.putNew(cfText, appendSnippetKey(b.key(), coll, d, s.Index), s.Content)
-	if s.Vector != nil {
+	putNew(b, cfText, appendSnippetKey(b.key(), coll, d, s.Index), s.Content)
+	switch {
+	case s.Vector != nil:
 		b.put(cfVectors, appendSnippetKey(b.key(), coll, d, s.Index), s.Vector)
-	} else {
+	case !created:
 		b.delete(cfVectors, appendSnippetKey(b.key(), coll, d, s.Index))
 	}
 	return nil
@@ -122,10 +127,10 @@ func (b *Batch) PutSnippetText(coll uint32, d *snippet.Document, s *snippet.Snip
 		}
 		meta.VectorDigest = old.VectorDigest
 	}
-	if err := b.putSnippetMeta(coll, d, s.Index, meta); err != nil {
+	if err := b.putSnippetMeta(coll, d, s.Index, meta, false); err != nil {
 		return err
 	}
-	b.putNew(cfText, appendSnippetKey(b.key(), coll, d, s.Index), s.Content)
+	putNew(b, cfText, appendSnippetKey(b.key(), coll, d, s.Index), s.Content)
 	return nil
 }
 
@@ -140,14 +145,14 @@ func (b *Batch) PutEmbedding(coll uint32, d *snippet.Document, index int, model 
 		return fmt.Errorf("storage: put embedding: document %q has no snippet %d", d.ID, index)
 	}
 	meta.Model, meta.Embedded, meta.Revision, meta.VectorDigest = model, true, revision, xxhash.Sum64(v)
-	if err := b.putSnippetMeta(coll, d, index, meta); err != nil {
+	if err := b.putSnippetMeta(coll, d, index, meta, false); err != nil {
 		return err
 	}
 	b.put(cfVectors, appendSnippetKey(b.key(), coll, d, index), v)
 	return nil
 }
 
-func (b *Batch) putSnippetMeta(coll uint32, d *snippet.Document, index int, m *SnippetMeta) error {
+func (b *Batch) putSnippetMeta(coll uint32, d *snippet.Document, index int, m *SnippetMeta, created bool) error {
 	b.snippetRecord.set(m)
 	row, err := marshalRecord(b.rowBuf[:0], "snippet", &b.snippetRecord)
 	if err != nil {
@@ -155,7 +160,11 @@ func (b *Batch) putSnippetMeta(coll uint32, d *snippet.Document, index int, m *S
 	}
 	b.rowBuf = row
 	before := b.acct.total
-	b.put(cfSnippetMeta, appendSnippetKey(b.key(), coll, d, index), row)
+	if key := appendSnippetKey(b.key(), coll, d, index); created {
+		putNew(b, cfSnippetMeta, key, row)
+	} else {
+		b.put(cfSnippetMeta, key, row)
+	}
 	d.SnippetsSum = d.SnippetsSum.Add(b.acct.total.Sub(before))
 	return b.usable()
 }

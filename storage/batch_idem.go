@@ -71,7 +71,7 @@ func (b *Batch) PutIdempotency(keyHash [32]byte, expiresMs int64, index uint64, 
 	digest := b.acct.idemDigest(keyHash[:], v)
 	b.put(cfIdempotency, appendIdempotencyKey(b.key(), keyHash), v)
 	place := appendQueueKey(nil, expiresMs, index, seq)
-	b.putNew(cfIdempotency, place, string(binary.BigEndian.AppendUint64(keyHash[:], digest)))
+	putNew(b, cfIdempotency, place, binary.BigEndian.AppendUint64(keyHash[:], digest))
 	if b.idem.count == 1 || bytes.Compare(place, b.idem.from) < 0 {
 		b.idem.oldest, b.idem.from = expiresMs, place
 	}

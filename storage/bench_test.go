@@ -23,7 +23,7 @@ func benchDocument(b *testing.B, batch *Batch, c *snippet.Collection, id, text s
 	d = &snippet.Document{ID: id, Owner: snippet.Owner{Type: "agent", ID: "a1"}, Ordinal: ordinal, Title: "title", SnippetCount: 10, EmbeddedCount: 10}
 	for i := range 10 {
 		s := snippet.Snippet{Index: i, Content: text, ContentHash: hash, Embedded: true, Model: "m", Vector: v}
-		if err := batch.PutSnippet(c.ID, d, &s); err != nil {
+		if err := batch.PutSnippet(c.ID, d, &s, true); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -187,7 +187,7 @@ func TestLargeDocument(t *testing.T) {
 		must(t, b.DeleteDocument(c.ID, d))
 		// The same range may be written again within the batch.
 		s := &snippet.Snippet{Index: 1, Content: "again"}
-		must(t, b.PutSnippet(c.ID, d, s))
+		must(t, b.PutSnippet(c.ID, d, s, true))
 		if got, err := b.Snippet(c.ID, d, 1, true); err != nil || got == nil || got.Content != "again" {
 			t.Errorf("written after the range deletion: %v, %v", got, err)
 		}

@@ -120,7 +120,7 @@ func newDocument(tb testing.TB, b *Batch, c *snippet.Collection, id string, o sn
 		if dim > 0 {
 			s.Embedded, s.Model, s.Vector = true, "m", testVector(dim, i)
 		}
-		must(tb, b.PutSnippet(c.ID, d, s))
+		must(tb, b.PutSnippet(c.ID, d, s, true))
 	}
 	must(tb, b.PutDocument(c.ID, d, true))
 	return d

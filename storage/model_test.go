@@ -327,7 +327,7 @@ func (m *machine) putSnippet(rt *rapid.T) {
 	c, d := m.drawDocument(rt)
 	i := rapid.IntRange(0, len(d.snippets)).Draw(rt, "index")
 	s := drawSnippet(rt, i)
-	noErr(rt, m.b.PutSnippet(c.ID, &d.d, &s))
+	noErr(rt, m.b.PutSnippet(c.ID, &d.d, &s, i == len(d.snippets)))
 	if i == len(d.snippets) {
 		d.snippets = append(d.snippets, s)
 	} else {
@@ -341,7 +341,7 @@ func (m *machine) drawIndex(rt *rapid.T) (snippet.Collection, modelDoc, int) {
 	c, d := m.drawDocument(rt)
 	if len(d.snippets) == 0 {
 		s := drawSnippet(rt, 0)
-		noErr(rt, m.b.PutSnippet(c.ID, &d.d, &s))
+		noErr(rt, m.b.PutSnippet(c.ID, &d.d, &s, true))
 		d.snippets = append(d.snippets, s)
 		m.store(rt, c, d, false)
 	}

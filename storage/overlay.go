@@ -44,21 +44,16 @@ func (r *rep) op(plain, withCF byte, cf uint32, key []byte) {
 	r.b = append(r.b, key...)
 }
 
-// put returns where the value begins.
-func (r *rep) put(cf uint32, key, value []byte) int {
+// appendPut appends a put and returns where the value begins.
+func appendPut[V []byte | string](r *rep, cf uint32, key []byte, value V) int {
 	r.op(opPut, opPutCF, cf, key)
 	r.b = binary.AppendUvarint(r.b, uint64(len(value)))
 	r.b = append(r.b, value...)
 	return len(r.b) - len(value)
 }
 
-// putString is put without a copy of the value.
-func (r *rep) putString(cf uint32, key []byte, value string) int {
-	r.op(opPut, opPutCF, cf, key)
-	r.b = binary.AppendUvarint(r.b, uint64(len(value)))
-	r.b = append(r.b, value...)
-	return len(r.b) - len(value)
-}
+// put is appendPut of bytes.
+func (r *rep) put(cf uint32, key, value []byte) int { return appendPut(r, cf, key, value) }
 
 // putTwo is put of a value in two pieces.
 func (r *rep) putTwo(cf uint32, key, head, tail []byte) {

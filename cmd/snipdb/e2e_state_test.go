@@ -88,7 +88,7 @@ func tamper(t *testing.T, n *proctest.Node, collection, id string, rot bool) {
 	}
 	text := "nobody wrote this"
 	s := &snippet.Snippet{Content: text, ContentHash: snippet.HashContent(text), Revision: d.Revision}
-	if err := b.PutSnippet(c.ID, d, s); err != nil {
+	if err := b.PutSnippet(c.ID, d, s, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.PutDocument(c.ID, d, false); err != nil {

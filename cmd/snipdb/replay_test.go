@@ -107,7 +107,7 @@ func changeBehindTheLog(t *testing.T, path string) {
 			t.Fatalf("document %s: %v %v", id, d, err)
 		}
 		if i == 0 {
-			err = b.PutSnippet(c.ID, d, &snippet.Snippet{Index: 0, Content: "eno", Revision: d.Revision})
+			err = b.PutSnippet(c.ID, d, &snippet.Snippet{Index: 0, Content: "eno", Revision: d.Revision}, false)
 		} else {
 			err = b.DeleteDocument(c.ID, d)
 		}
