@@ -73,9 +73,10 @@ func unit(pkg, tests string) check {
 	return check{name: pkg + " " + tests, pkg: pkg, run: "^(" + tests + ")", found: map[string]*regexp.Regexp{"": regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)}}
 }
 
-// chaosCheckers: a violation begins with the name of its checker.
+// chaosCheckers: a violation begins with the name of its checker, two columns
+// further in than the lines of the table.
 var chaosCheckers = map[string]*regexp.Regexp{
-	"": regexp.MustCompile(`(?m)^ {8,}([a-z_]+): .`),
+	"": regexp.MustCompile(`(?m)^ {10}([a-z_]+): `),
 }
 
 // crashCheckers are the failures of the crash matrix.
