@@ -277,6 +277,41 @@ func TestDisputedStates(t *testing.T) {
 	wantNothing(t, bad)
 }
 
+// TestOtherSchemesAreNotCompared: a release that hashes in another way has
+// other hashes of the same state (invariant D4).
+func TestOtherSchemesAreNotCompared(t *testing.T) {
+	c := newTestCluster(t)
+	checking(c)
+	c.parts = func(id string, p *Parts) {
+		if id != "n3" {
+			return
+		}
+		same := p.StateHash
+		p.StateHash = func() (int, contract.HashPoint, []contract.HashPoint) {
+			_, now, points := same()
+			for i := range points {
+				points[i].Hash = "hashed in another way"
+			}
+			return 2, now, points
+		}
+	}
+	c.three()
+	at := c.write("a", "1").GetIndex()
+	for _, id := range []string{"n1", "n2"} {
+		eventually(t, id+" agrees with the other of its release", func() error {
+			if s := c.nodes[id].LocalStatus().State; s.Verdict != contract.StateAgreed || s.Compared <= at {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		})
+	}
+	wantServes(t, c.running()...)
+	report, err := c.nodes["n1"].CheckState(t.Context(), true)
+	if err != nil || len(report.Nodes) != 3 || report.Nodes[2].Verdict != contract.StateUnchecked || !strings.Contains(report.Nodes[2].Error, "another way") {
+		t.Errorf("the report: %+v, %v", report, err)
+	}
+}
+
 // TestRecoverFromADivergedNode needs to be told that there is no other.
 func TestRecoverFromADivergedNode(t *testing.T) {
 	c := newTestCluster(t)
