@@ -187,6 +187,18 @@ func nodeGauges(n *Node) []prometheus.Collector {
 		gauge("snapshot_log_bytes", "Bytes of the log that the newest snapshot does not cover.", func() float64 {
 			return float64(n.logs.bytesSince(n.snapshotIndex()))
 		}),
+		gauge("snapshot_log_limit_bytes", "Bytes of the log at which a snapshot is taken.", func() float64 { return float64(n.o.SnapshotBytes) }),
+	}
+	all = append(append(all, diskGauges(n)...), stateGauges(n)...)
+	return append(all, gateGauges(n)...)
+}
+
+// diskGauges show what the disk gate looks at.
+func diskGauges(n *Node) []prometheus.Collector {
+	gauge := func(name, help string, f func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "snipdb_cluster_" + name, Help: help}, f)
+	}
+	return []prometheus.Collector{
 		gauge("disk_left_bytes", "Bytes of the data disk that are left when all that is in memory is in files.", func() float64 {
 			left, _ := n.gates.disk()
 			return float64(left)
@@ -201,10 +213,7 @@ func nodeGauges(n *Node) []prometheus.Collector {
 			}
 			return 0
 		}),
-		gauge("snapshot_log_limit_bytes", "Bytes of the log at which a snapshot is taken.", func() float64 { return float64(n.o.SnapshotBytes) }),
 	}
-	all = append(all, stateGauges(n)...)
-	return append(all, gateGauges(n)...)
 }
 
 // stateGauges show what is known of this node's state against the others'.
