@@ -143,6 +143,10 @@ func removeStale(tb testing.TB) {
 func (d *Disk) Freeze() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	// Without its mount the folder belongs to the machine's own file system.
+	if !mounted(d.Dir) {
+		return fmt.Errorf("chaos: freeze %s: it is not mounted", d.Dir)
+	}
 	if err := d.ioctl(fiFreeze); err != nil {
 		return fmt.Errorf("chaos: freeze %s: %w", d.Dir, err)
 	}
@@ -154,7 +158,7 @@ func (d *Disk) Freeze() error {
 func (d *Disk) Thaw() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.frozen {
+	if d.frozen && mounted(d.Dir) {
 		_ = d.ioctl(fiThaw)
 	}
 	d.frozen = false

@@ -75,3 +75,12 @@ func TestAFrozenDiskHangs(t *testing.T) {
 		t.Error("the write hangs after the thaw")
 	}
 }
+
+// Where nothing is mounted, the machine's own file system would be frozen.
+func TestOnlyAMountedDiskIsFrozen(t *testing.T) {
+	d := &Disk{Dir: t.TempDir()}
+	if err := d.Freeze(); err == nil {
+		d.Thaw()
+		t.Error("a folder that is no disk was frozen")
+	}
+}
