@@ -33,6 +33,18 @@ func TestPointsVanishWithoutTheTag(t *testing.T) {
 	}
 }
 
+// The tests of what the points do are built only with the tag, which `go test
+// ./...` does not give. So they would be run by nobody.
+func TestWithTheTag(t *testing.T) {
+	if testing.Short() || Enabled {
+		t.Skip("builds the tests a second time")
+	}
+	out, err := exec.Command("go", "test", "-tags", "failpoints", "-count", "1", "-v", "-run", "Arm|Kill", ".").CombinedOutput()
+	if err != nil || strings.Count(string(out), "--- PASS") < 3 {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // instruction is a line of objdump: file, address, code, text.
 var instruction = regexp.MustCompile(`^\s+\S+:\d+\s+0x[0-9a-f]+\s+[0-9a-f]+\s+(.+?)\s*$`)
 
