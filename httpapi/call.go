@@ -86,13 +86,18 @@ func (c *call) serve() (*reply, error) {
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
 		c.g.Request = c.g.Request.WithContext(ctx)
-		c.setDeadlines()
+	}
+	if r.Class == classWrite {
+		c.s.pace.leads(c.s.backend.Leader())
 	}
 	leave, err := c.s.gates.enter(ctx, r.Class)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
+	if r.Stream == nil {
+		c.setDeadlines() // behind the gate: they cost more than a refusal needs
+	}
 	switch {
 	case r.Read != nil:
 		return c.serveRead()

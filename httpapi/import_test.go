@@ -220,7 +220,7 @@ func TestImportHoldsTheClientBack(t *testing.T) {
 		}
 	}
 	// A client that neither reads nor goes away is cut off.
-	waitFor(t, "the end of the import", func() bool { return len(n.server.gates.byClass[classBulk].places) == 0 })
+	waitFor(t, "the end of the import", func() bool { served, _ := n.server.gates.byClass[classBulk].now(); return served == 0 })
 	index, _ := n.AppliedPosition()
 	t.Logf("%d KiB were taken, index %d", sent>>10, index)
 }

@@ -71,7 +71,8 @@ type Options struct {
 	// AdminConcurrency is the reserve of the admin routes. Default 32.
 	AdminConcurrency int
 	// QueueWait is how long a request waits for a free place of its class
-	// before it is refused; as many may wait as there are places. Default 250 ms.
+	// before it is refused; as many may wait as there are places, and of writes
+	// as many as there are connections. Default 250 ms.
 	QueueWait time.Duration
 	// BodyMemory bounds the bytes of request bodies in memory at once, over
 	// all classes. Default 256 MiB; at least 16 MiB.

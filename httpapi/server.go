@@ -24,6 +24,7 @@ type Server struct {
 	gates   *gates
 	rates   *rateLimits
 	forward *forwarder
+	pace    *pace
 	engine  *gin.Engine
 	http    *http.Server
 	// conns counts the open connections, for the reserve.
@@ -63,6 +64,7 @@ func New(b Backend, a Admin, o Options) (*Server, error) {
 		stopping: make(chan struct{}),
 		served:   make(chan error, 1),
 	}
+	s.pace = newPace(s.gates.byClass[classWrite])
 	s.engine = s.newEngine()
 	s.http = &http.Server{
 		Handler:           s.engine,

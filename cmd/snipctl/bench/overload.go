@@ -53,12 +53,21 @@ type OverloadResult struct {
 	PeakClients int     `json:"peak_clients"`
 	PeakLatency Latency `json:"peak_latency"`
 	Offered     float64 `json:"offered_per_second"`
-	// Sent is the rate that the load generator really kept up.
-	Sent float64 `json:"sent_per_second"`
+	// Sent is the rate that came to the nodes. NotSent counts the writes that
+	// had found no free connection a second after they were due: all Clients
+	// were waiting for an answer. They are given up, as a client would.
+	Sent    float64 `json:"sent_per_second"`
+	NotSent int64   `json:"not_sent"`
 	// Goodput counts the writes that were acknowledged within the deadline,
 	// counted from when they were due; Late those acknowledged after it.
 	Goodput float64 `json:"goodput_per_second"`
 	Late    int64   `json:"acknowledged_late"`
+	// PeakCPU and OverloadCPU are the processor time of all nodes and of this
+	// process for each acknowledged write, in microseconds, at the peak and in
+	// the overload. Where the processors are the limit, their quotient is the
+	// share that the goodput has of the peak, whatever else runs on the machine.
+	PeakCPU     float64 `json:"peak_cpu_us_per_write"`
+	OverloadCPU float64 `json:"overload_cpu_us_per_write"`
 	// GoodputShare is Goodput / Peak.
 	GoodputShare float64 `json:"goodput_share"`
 	// Accepted is the latency of accepted writes from the moment they were
@@ -108,6 +117,7 @@ const (
 	recoveryClients = 8
 	lightTime       = 2 * time.Second
 	preloadAttempts = 5
+	patience        = time.Second
 )
 
 // overloadRun is one run's state.
@@ -160,19 +170,20 @@ func (r *overloadRun) writes() ([]*writeKind, error) {
 // phases does one after the other.
 func (r *overloadRun) phases(ctx context.Context) (*OverloadResult, error) {
 	out := &OverloadResult{}
-	before := r.memoryNow(ctx)
+	before := r.usage(ctx)
 	if err := r.preload(ctx); err != nil {
 		return nil, err
 	}
 	if err := r.peak(ctx, out); err != nil {
 		return nil, err
 	}
-	peak := r.memoryNow(ctx)
+	peak := r.usage(ctx)
 	largest := r.flood(ctx, out)
 	r.recover(ctx, out)
-	after := r.memoryNow(ctx)
+	after := r.usage(ctx)
 	for i, node := range r.nodes {
-		out.Memory = append(out.Memory, NodeMemory{Node: node, Before: before[i], Peak: peak[i], Largest: max(largest[i], after[i]), After: after[i]})
+		out.Memory = append(out.Memory, NodeMemory{Node: node, Before: before.memory[i], Peak: peak.memory[i],
+			Largest: max(largest[i], after.memory[i]), After: after.memory[i]})
 	}
 	if ctx.Err() != nil {
 		return out, fmt.Errorf("bench: interrupted: %w", context.Cause(ctx))
@@ -242,8 +253,10 @@ func (r *overloadRun) peak(ctx context.Context, out *OverloadResult) error {
 	defer func() { out.Reads = append(out.Reads, busy()) }()
 	for _, clients := range r.PeakClients {
 		r.env.say("measuring the peak with %d clients for %s", clients, r.PeakTime)
+		begin := r.usage(ctx)
 		if s := r.closed(ctx, clients, r.PeakTime); s.PerSecond > out.Peak {
 			out.Peak, out.PeakClients, out.PeakLatency = s.PerSecond, clients, s.Latency
+			out.PeakCPU = perWrite(begin, r.usage(ctx), s.Count)
 		}
 	}
 	if out.Peak == 0 {
@@ -259,7 +272,7 @@ func (r *overloadRun) flood(ctx context.Context, out *OverloadResult) []uint64 {
 	r.env.say("peak %.0f writes/s; now %.0f/s for %s", out.Peak, out.Offered, r.Time)
 	accepted, due := NewRecorder(), NewRecorder()
 	var refused Tally
-	var other, bare, late atomic.Int64
+	var other, bare, late, notSent atomic.Int64
 	r.counters = counters{}
 	watching, stopWatching := context.WithCancel(ctx)
 	watched := make(chan []uint64, 1)
@@ -270,9 +283,14 @@ func (r *overloadRun) flood(ctx context.Context, out *OverloadResult) []uint64 {
 		return fmt.Sprintf("%3.0fs  %d accepted/s p50 %.1f p99 %.1f ms, %d refused in all", elapsed.Seconds(), n, latency.P50, latency.P99, refused.Total())
 	})
 	reads := r.readers(ctx, "overload")
+	start := r.usage(ctx)
 	load := Load{Workers: r.Clients, Duration: r.Time, Rate: out.Offered}
 	started, elapsed := load.Run(ctx, func(ctx context.Context, worker int, n int64, dueAt time.Time) {
 		begin := time.Now()
+		if begin.Sub(dueAt) > patience {
+			notSent.Add(1)
+			return
+		}
 		answer := r.send.put(ctx, worker, n)
 		switch {
 		case answer.ok() && time.Since(dueAt) > r.Timeout:
@@ -294,8 +312,10 @@ func (r *overloadRun) flood(ctx context.Context, out *OverloadResult) []uint64 {
 	out.Reads = append(out.Reads, reads())
 	stopWatching()
 	largest := <-watched
-	out.Sent = float64(started) / elapsed.Seconds()
+	out.NotSent = notSent.Load()
+	out.Sent = float64(started-out.NotSent) / elapsed.Seconds()
 	s := accepted.Summary(elapsed)
+	out.OverloadCPU = perWrite(start, r.usage(ctx), s.Count)
 	out.Goodput, out.Accepted, out.Due = s.PerSecond, s.Latency, due.Summary(elapsed).Latency
 	out.GoodputShare, out.Late = out.Goodput/out.Peak, late.Load()
 	out.Refused, out.Other, out.WithoutRetryAfter = refused.Map(), other.Load(), bare.Load()
@@ -320,7 +340,7 @@ func (r *overloadRun) watch(ctx context.Context, health *Recorder) []uint64 {
 				health.Done(time.Since(begin))
 			}
 		}
-		for i, n := range r.memoryNow(ctx) {
+		for i, n := range r.usage(ctx).memory {
 			largest[i] = max(largest[i], n)
 		}
 	}
@@ -350,32 +370,45 @@ func (r *overloadRun) recover(ctx context.Context, out *OverloadResult) {
 	out.RecoverySeconds = time.Since(begin).Seconds()
 }
 
-// memoryNow asks all nodes at the same time; 0 for one that does not tell.
-func (r *overloadRun) memoryNow(ctx context.Context) []uint64 {
-	out := make([]uint64, len(r.nodes))
-	var wait sync.WaitGroup
-	for i, node := range r.nodes {
-		wait.Go(func() {
-			text, _, err := r.cl.NodeMetrics(ctx, node.Endpoint)
-			if err == nil {
-				out[i] = residentBytes(text)
-			}
-		})
-	}
-	wait.Wait()
-	return out
+// usage is what the processes use: the resident memory of each node, 0 for one
+// that does not tell, and the processor time of all, this one included.
+type usage struct {
+	memory []uint64
+	cpu    float64 // seconds
 }
 
-// residentBytes finds process_resident_memory_bytes in Prometheus' text format.
-func residentBytes(text []byte) uint64 {
+// usage asks all nodes at the same time.
+func (r *overloadRun) usage(ctx context.Context) usage {
+	texts := make([][]byte, len(r.nodes))
+	var wait sync.WaitGroup
+	for i, node := range r.nodes {
+		wait.Go(func() { texts[i], _, _ = r.cl.NodeMetrics(ctx, node.Endpoint) })
+	}
+	wait.Wait()
+	now := usage{cpu: ownCPU()}
+	for _, text := range texts {
+		now.memory = append(now.memory, uint64(sample(text, "process_resident_memory_bytes")))
+		now.cpu += sample(text, "process_cpu_seconds_total")
+	}
+	return now
+}
+
+// sample finds a sample without labels in Prometheus' text format, 0 if it is
+// not there.
+func sample(text []byte, name string) float64 {
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	for lines.Scan() {
-		if rest, ok := strings.CutPrefix(lines.Text(), "process_resident_memory_bytes "); ok {
+		if rest, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
 			f, _ := strconv.ParseFloat(strings.TrimSpace(rest), 64)
-			return uint64(f)
+			return f
 		}
 	}
 	return 0
+}
+
+// perWrite is the processor time for each of n writes, in microseconds.
+func perWrite(begin, end usage, n int64) float64 {
+	return (end.cpu - begin.cpu) * 1e6 / float64(max(n, 1))
 }
 
 // Misses returns what the run did not reach: at least share of the peak as
