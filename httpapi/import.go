@@ -90,10 +90,37 @@ func (c *call) serveStream() (*reply, error) {
 	if leader := c.s.backend.Leader(); !leader.Self {
 		return c.toLeader(leader, nil)
 	}
+	if err := c.admitStream(); err != nil {
+		return nil, err
+	}
 	if err := c.route.Stream(c); err != nil {
 		return nil, err
 	}
 	return &reply{written: true}, nil
+}
+
+// admitStream refuses an import that would begin with a wait. What is refused
+// later holds the client back (see apply): by then it has sent half of its lines.
+func (c *call) admitStream() error {
+	collection, err := c.collectionName()
+	if err != nil {
+		return err
+	}
+	// Imports of one collection share its allowance by waiting for it a line at
+	// a time, so a short wait says only that there is another one.
+	wait, refund := c.s.rates.delay(c.s.backend.Limits(), collection, c.tokenID())
+	refund() // the lines take it
+	if wait > minRetryAfter {
+		err = overRate(collection, wait)
+		c.s.metrics.refused.WithLabelValues("rate", string(contract.RateLimited)).Inc()
+	} else {
+		err = c.s.backend.AdmitWrite(0, false)
+	}
+	if err != nil {
+		// The body is not read to its end.
+		c.g.Writer.Header().Set("Connection", "close")
+	}
+	return err
 }
 
 func postImport(c *call) error {

@@ -282,3 +282,29 @@ func TestImportAsksForTheBody(t *testing.T) {
 		}
 	}
 }
+
+// An import that would begin with a wait is refused before its body is read;
+// in the middle the same states hold the client back.
+func TestAnImportIsRefusedAtItsStart(t *testing.T) {
+	leader, follower := startPair(t, nil)
+	leader.onAdmit = func(int64, bool) error {
+		return &contract.OverloadError{Reason: contract.QueueFull, RetryAfter: 2 * time.Second, Detail: "full"}
+	}
+	for _, n := range []*node{leader, follower} {
+		a := n.want(t, 503, nil, "POST", "/v1/collections/c/import", importBody(3), "Content-Type", wire.TypeNDJSON)
+		if p := a.problem(t); p.Reason != string(contract.QueueFull) || p.Outcome != contract.OutcomeNotApplied || a.header.Get("Retry-After") == "" {
+			t.Errorf("%+v, Retry-After %q", p, a.header.Get("Retry-After"))
+		}
+	}
+	leader.onAdmit = nil
+	leader.want(t, 200, nil, "PUT", "/v1/cluster/limits", `{"rate_limits":[{"scope":"collection","name":"c","writes_per_second":0.1,"burst":1}]}`)
+	leader.want(t, 201, nil, "PUT", "/v1/collections/c/docs/a", `{}`)
+	a := leader.want(t, 429, nil, "POST", "/v1/collections/c/import", importBody(3), "Content-Type", wire.TypeNDJSON)
+	if p := a.problem(t); p.Reason != string(contract.RateLimited) || p.Outcome != contract.OutcomeNotApplied || a.header.Get("Retry-After") == "" {
+		t.Errorf("%+v", p)
+	}
+	leader.want(t, 200, nil, "PUT", "/v1/cluster/limits", `{"rate_limits":[]}`)
+	if results := leader.imported(t, "", importBody(3)); len(results) != 4 {
+		t.Errorf("%+v", results)
+	}
+}

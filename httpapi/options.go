@@ -64,7 +64,8 @@ type Options struct {
 	// ReadConcurrency bounds the reads that are served at once. Default 256.
 	ReadConcurrency int
 	// WriteConcurrency bounds the writes that are served at once; nearly all
-	// of their time is waiting for the log. Default 2,048.
+	// of their time is waiting for the log. Default 1,024: with more, each waits
+	// longer and no more are done.
 	WriteConcurrency int
 	// BulkConcurrency bounds the imports at once. Default 16.
 	BulkConcurrency int
@@ -112,7 +113,7 @@ func (o Options) withDefaults() Options {
 	orInt(&o.MaxConnections, 4096)
 	orInt(&o.ReservedConnections, 64)
 	orInt(&o.ReadConcurrency, 256)
-	orInt(&o.WriteConcurrency, 2048)
+	orInt(&o.WriteConcurrency, 1024)
 	orInt(&o.BulkConcurrency, 16)
 	orInt(&o.AdminConcurrency, 32)
 	orInt(&o.ImportWindow, 64)

@@ -77,6 +77,11 @@ func (r *rateLimits) check(rules []*command.RateLimit, collection, token string)
 		return nil
 	}
 	refund()
+	return overRate(collection, wait)
+}
+
+// overRate is the refusal of a write that would have to wait that long.
+func overRate(collection string, wait time.Duration) error {
 	return &contract.OverloadError{
 		Reason: contract.RateLimited, RetryAfter: wait,
 		Detail: fmt.Sprintf("the writes of collection %q or of this token are over their limit", collection),

@@ -136,7 +136,7 @@ func (c *Config) registerLimits(f *pflag.FlagSet) {
 	c.MaxInFlightBytes = 64 << 20
 	f.Var(&c.MaxInFlightBytes, "max-in-flight-bytes", "how many bytes of writes wait for Raft at once")
 	f.IntVar(&c.MaxReads, "max-concurrent-reads", 256, "how many reads are served at once")
-	f.IntVar(&c.MaxWrites, "max-concurrent-writes", 2048, "how many writes are served at once")
+	f.IntVar(&c.MaxWrites, "max-concurrent-writes", 1024, "how many writes are served at once")
 	f.IntVar(&c.MaxImports, "max-concurrent-imports", 16, "how many imports are served at once")
 	f.IntVar(&c.MaxConnections, "max-connections", 4096, "how many HTTP connections are open at once")
 	c.BodyMemory = 256 << 20
