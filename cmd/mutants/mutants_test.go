@@ -50,17 +50,17 @@ var mutants = []row{
 	{name: mutant.LateInstall, checks: []check{chaos("late_install"), unit("cluster", "TestALateInstallIsRefused")}},
 
 	{name: mutant.AckBeforeCommit, checks: []check{chaos("kill_leader")}},
-	{name: mutant.UnknownDenied, checks: []check{chaos("leader_deaf"), unit("cluster", "TestAnErrorOfRaftSaysWhatItMeans")}},
+	{name: mutant.UnknownDenied, checks: []check{chaosFor(2*chaosTime, "leader_deaf"), unit("cluster", "TestAnErrorOfRaftSaysWhatItMeans")}},
 	{name: mutant.ResultsMixed, checks: []check{chaos("kill_leader"), unit("cluster", "TestGroupCommitJoinsWhatWaits")}},
 
 	{name: mutant.QuorumOff, checks: []check{chaos("pause_leader"), unit("cluster", "TestACutOffLeaderServesNoLinearizableRead")}},
 	{name: mutant.QuorumAnyTerm, checks: []check{chaos("pause_leader"), unit("cluster", "TestOnlyVotersOfTheTermVouch")}},
-	{name: mutant.QuorumByLibrary, checks: []check{unit("cluster", "TestOnlyVotersOfTheTermVouch")}},
+	{name: mutant.QuorumByLibrary, checks: []check{chaos("pause_leader"), unit("cluster", "TestOnlyVotersOfTheTermVouch")}},
 	{name: mutant.ReadBeforeTick, quick: true, checks: []check{chaos("kill_leader"), unit("cluster", "TestANewLeaderReadsNothingBeforeItsTick")}},
 	{name: mutant.RoleUnchecked, checks: []check{unit("cluster", "TestARoundOfANodeThatDoesNotLeadIsRefused")}},
 	{name: mutant.RoundJoinedLate, checks: []check{chaos("slow_links")}},
 	{name: mutant.SessionUnwaited, checks: []check{chaos("slow_links")}},
-	{name: mutant.FastHeartbeats, quick: true, checks: []check{unit("cluster", "TestHeartbeatsReachTheMainLoop")}},
+	{name: mutant.FastHeartbeats, quick: true, checks: []check{chaos("pause_leader"), unit("cluster", "TestHeartbeatsReachTheMainLoop")}},
 }
 
 // Each mutant has a row: one that nobody looks for would prove nothing.
