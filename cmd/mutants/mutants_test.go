@@ -47,7 +47,9 @@ var mutants = []row{
 	{name: mutant.LogUnsynced, checks: []check{power("all-at-once$")}},
 	{name: mutant.StartupUnchecked, checks: []check{crash("publish.rename.after-install-then-another-leads"), unit("cluster", "TestCheckStartup")}},
 	{name: mutant.TruncateEarly, checks: []check{crash("fsm.checkpoint.before-leader-with-snapshots")}},
-	{name: mutant.LateInstall, checks: []check{chaos("late_install"), unit("cluster", "TestALateInstallIsRefused")}},
+	// The fault late_install of the chaos run is made for it, and met it three
+	// times in some hours, but not in the minute that a check may take.
+	{name: mutant.LateInstall, checks: []check{unit("cluster", "TestALateInstallIsRefused")}},
 
 	{name: mutant.AckBeforeCommit, checks: []check{chaos("kill_leader")}},
 	{name: mutant.UnknownDenied, checks: []check{chaosFor(2*chaosTime, "leader_deaf"), unit("cluster", "TestAnErrorOfRaftSaysWhatItMeans")}},
