@@ -56,10 +56,14 @@ func TestVerifyFindsDamage(t *testing.T) {
 	}{
 		{"nothing", func(*DB, *snippet.Collection, *snippet.Document) {}, ""},
 		{"a text", func(db *DB, c *snippet.Collection, d *snippet.Document) {
-			raw(db, func(w *rep, cf func(int) uint32) { w.put(cf(cfText), appendSnippetKey(nil, c.ID, d, 1), []byte("d snippet 2")) })
+			raw(db, func(w *rep, cf func(int) uint32) {
+				w.put(cf(cfText), appendSnippetKey(nil, c.ID, d, 1), []byte("d snippet 2"))
+			})
 		}, "the text"},
 		{"a vector", func(db *DB, c *snippet.Collection, d *snippet.Document) {
-			raw(db, func(w *rep, cf func(int) uint32) { w.put(cf(cfVectors), appendSnippetKey(nil, c.ID, d, 1), testVector(4, 7)) })
+			raw(db, func(w *rep, cf func(int) uint32) {
+				w.put(cf(cfVectors), appendSnippetKey(nil, c.ID, d, 1), testVector(4, 7))
+			})
 		}, "the vector"},
 		{"a lost text", func(db *DB, c *snippet.Collection, d *snippet.Document) {
 			raw(db, func(w *rep, cf func(int) uint32) { w.delete(cf(cfText), appendSnippetKey(nil, c.ID, d, 0)) })
@@ -87,10 +91,14 @@ func TestVerifyFindsDamage(t *testing.T) {
 			raw(db, func(w *rep, cf func(int) uint32) { w.put(cf(cfListing), appendOrdinalKey(nil, c.ID, 99), []byte("d")) })
 		}, "collection 1: the rows have the sum"},
 		{"a system row", func(db *DB, _ *snippet.Collection, _ *snippet.Document) {
-			raw(db, func(w *rep, cf func(int) uint32) { w.put(cf(cfMeta), appendSystemKey(nil, "clock"), []byte("12345679")) })
+			raw(db, func(w *rep, cf func(int) uint32) {
+				w.put(cf(cfMeta), appendSystemKey(nil, "clock"), []byte("12345679"))
+			})
 		}, "the rows have the hash"},
 		{"an idempotency row", func(db *DB, _ *snippet.Collection, _ *snippet.Document) {
-			raw(db, func(w *rep, cf func(int) uint32) { w.put(cf(cfIdempotency), appendIdempotencyKey(nil, [32]byte{1}), []byte("x")) })
+			raw(db, func(w *rep, cf func(int) uint32) {
+				w.put(cf(cfIdempotency), appendIdempotencyKey(nil, [32]byte{1}), []byte("x"))
+			})
 		}, "idempotency rows"},
 		{"the hash", func(db *DB, _ *snippet.Collection, _ *snippet.Document) {
 			raw(db, func(w *rep, cf func(int) uint32) { w.put(cf(cfMeta), keyHash, make([]byte, snippet.SumBytes)) })
