@@ -205,14 +205,16 @@ func (c *senderConn) answer() (out sent) {
 		name, value, _ := bytes.Cut(line, []byte(": "))
 		switch {
 		case bytes.EqualFold(name, []byte("Content-Length")):
-			length, err = strconv.Atoi(string(value))
+			if length, err = strconv.Atoi(string(value)); err != nil {
+				return sent{err: err}
+			}
 		case bytes.EqualFold(name, []byte("Retry-After")):
 			out.retryAfter = len(value) > 0 && string(value) != "0"
 		case bytes.EqualFold(name, []byte("Connection")):
 			closes = bytes.EqualFold(value, []byte("close"))
 		}
 	}
-	if err != nil || length < 0 || length > 1<<20 {
+	if length < 0 || length > 1<<20 {
 		return sent{err: fmt.Errorf("bench: an answer with status %d has Content-Length %d", out.status, length)}
 	}
 	if out.status < 300 {
