@@ -47,6 +47,9 @@ func newGates(o Options, m *metrics) *gates {
 			room = max(places, o.MaxConnections)
 		}
 		g.byClass[c] = newGate(c, places, room, o.QueueWait, m)
+		if c == classWrite {
+			g.byClass[c].target = o.QueueWait
+		}
 	}
 	return g
 }
@@ -76,15 +79,19 @@ type gate struct {
 	places int // the most that limit can be
 	room   int
 	wait   time.Duration
+	// target is how long a place should be held at most, on the mean; 0: as long
+	// as it takes.
+	target time.Duration
 	// The class's series, looked up once.
 	inFlight, waiting prometheus.Gauge
 	refused, expired  prometheus.Counter
 
 	mu sync.Mutex // guards all below
-	// limit is how many may be served now: places, or fewer at a follower whose
-	// leader refuses what it passes on (see pace).
-	limit, served int
-	queue         list.List // of *waiter
+	// limit is how many may be served now: places, or fewer if they take longer
+	// than target (see adaptLocked), or at a follower whose leader refuses what it
+	// passes on (most; see pace).
+	limit, most, served int
+	queue               list.List // of *waiter
 	// mean is the moving mean of the time a place is held, from which
 	// Retry-After is computed.
 	mean time.Duration
@@ -103,7 +110,7 @@ type waiter struct {
 
 func newGate(c class, places, room int, wait time.Duration, m *metrics) *gate {
 	return &gate{
-		class: c, places: places, limit: places, room: room, wait: wait,
+		class: c, places: places, limit: places, most: places, room: room, wait: wait,
 		inFlight: m.inFlight.WithLabelValues(string(c)), waiting: m.waiting.WithLabelValues(string(c)),
 		refused: m.refused.WithLabelValues(string(c), string(contract.Concurrency)),
 		expired: m.refused.WithLabelValues(string(c), reasonDeadline),
@@ -166,6 +173,7 @@ func (g *gate) entered() func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.mean += (time.Since(start) - g.mean) / 16
+		g.adaptLocked()
 		g.served--
 		g.giveLocked()
 		if first := g.queue.Front(); first != nil && time.Since(first.Value.(*waiter).since) > g.wait {
@@ -189,12 +197,30 @@ func (g *gate) callLocked(refusal error) {
 	close(w.called)
 }
 
-// setLimit changes how many are served. Those above a smaller limit are not
-// cut off.
+// leastPlaces are always there: enough to fill the entries that are on their way.
+const leastPlaces = 128
+
+// adaptLocked sets the limit to what can be served within target. By Little's
+// law served requests that take mean each leave at a rate of served / mean, so
+// as many as leave within target may be there. A thousand small writes are
+// gone in a quarter of a second; a thousand documents with their vectors take
+// seconds and much memory, and no more of them are done.
+func (g *gate) adaptLocked() {
+	g.limit = g.most
+	if g.target == 0 || g.mean <= g.target {
+		return
+	}
+	fit := float64(g.served) * float64(g.target) / float64(g.mean)
+	g.limit = min(g.most, max(int(fit), leastPlaces))
+}
+
+// setLimit changes how many are served at most. Those above a smaller limit
+// are not cut off.
 func (g *gate) setLimit(n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.limit = min(max(n, 1), g.places)
+	g.most = min(max(n, 1), g.places)
+	g.adaptLocked()
 	g.giveLocked()
 }
 

@@ -164,3 +164,29 @@ func TestAFollowerLearnsHowManyItsLeaderTakes(t *testing.T) {
 		t.Errorf("%d for a new leader", limit())
 	}
 }
+
+func TestPlacesThatAreHeldForLongBecomeFewer(t *testing.T) {
+	g := testGate(t, 1000, 10, time.Minute)
+	g.target = 100 * time.Millisecond
+	for _, c := range []struct {
+		served int
+		mean   time.Duration
+		want   int
+	}{
+		{1000, 50 * time.Millisecond, 1000},
+		{1000, 200 * time.Millisecond, 500},
+		{500, 125 * time.Millisecond, 400},
+		{400, 10 * time.Second, leastPlaces},
+		{5, 90 * time.Millisecond, 1000},
+	} {
+		g.served, g.mean = c.served, c.mean
+		g.adaptLocked()
+		if g.limit != c.want {
+			t.Errorf("%d served, each for %v: limit %d, want %d", c.served, c.mean, g.limit, c.want)
+		}
+	}
+	g.setLimit(20) // a follower's
+	if g.served, g.mean = 20, time.Second; g.limit != 20 {
+		t.Errorf("limit %d, want 20", g.limit)
+	}
+}
