@@ -50,6 +50,27 @@ const (
 	logNever = 1 << 30
 )
 
+// logMemory is what a log with the default options takes at most.
+const logMemory = logMemtables*defaultLogMemtable + defaultLogCache
+
+// LogOptions are the log's within the memory budget: the defaults, or smaller
+// ones if they would take more than logPercent of it.
+func (o Options) LogOptions() (LogOptions, error) {
+	r, err := o.resolve()
+	if err != nil {
+		return LogOptions{}, err
+	}
+	log := r.logOptions()
+	log.Logger = o.Logger
+	return log, nil
+}
+
+func (r *resolved) logOptions() LogOptions {
+	share := min(r.memory/100*logPercent, logMemory)
+	cache := share / 9 // as the defaults stand to each other
+	return LogOptions{MemtableBytes: max((share-cache)/logMemtables, minLogMemtable), CacheBytes: cache}
+}
+
 // Log is an ordered record log on a RocksDB instance of its own: the entries
 // of the Raft log, by index. An append is one synced write. It may be used
 // from any goroutine.
@@ -113,8 +134,9 @@ func appendLogKey(dst []byte, index uint64) []byte {
 // OpenLog opens a log, and creates it if the directory is empty or absent.
 func OpenLog(dir string, o LogOptions) (*Log, error) {
 	if o.MemtableBytes == 0 {
-		o.MemtableBytes = failpoint.Value(failpoint.LogMemtable, defaultLogMemtable)
+		o.MemtableBytes = defaultLogMemtable
 	}
+	o.MemtableBytes = failpoint.Value(failpoint.LogMemtable, o.MemtableBytes)
 	if o.CacheBytes == 0 {
 		o.CacheBytes = defaultLogCache
 	}

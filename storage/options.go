@@ -35,6 +35,11 @@ var profileMemory = map[Profile]int64{Small: 256 << 20, Default: 1 << 30, Large:
 const (
 	cachePercent    = 50
 	memtablePercent = 30
+	// logPercent is the Raft log's, memtables and cache, at most; a large budget
+	// leaves more than it can use. What is left is for what RocksDB does not
+	// count: readers of files, blocks in use above a full cache, buffers of
+	// compactions.
+	logPercent = 15
 )
 
 // minMemoryBytes is the smallest budget: below it the memtables of seven
@@ -103,6 +108,9 @@ func (o Options) Effective() map[string]OptionValue {
 	}
 	out["profile"] = OptionValue{Value: string(r.profile), Source: r.profileSource}
 	out["memory_bytes"] = OptionValue{Value: formatBytes(r.memory), Source: r.memorySource}
+	log := r.logOptions()
+	out["log.write_buffer_size"] = OptionValue{Value: formatBytes(log.MemtableBytes), Source: "memory budget"}
+	out["log.block_cache_bytes"] = OptionValue{Value: formatBytes(log.CacheBytes), Source: "memory budget"}
 	return out
 }
 

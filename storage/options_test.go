@@ -138,3 +138,28 @@ func TestBytesRoundTrip(t *testing.T) {
 		}
 	}
 }
+
+// The log's memtables and cache are part of the budget.
+func TestTheLogIsWithinTheMemoryBudget(t *testing.T) {
+	for _, c := range []struct {
+		memory, memtable, cache int64
+	}{
+		{64 << 20, 2236960, 1118480},
+		{128 << 20, 4473923, 2236961},
+		{1 << 30, defaultLogMemtable, defaultLogCache},
+	} {
+		log, err := Options{MemoryBytes: c.memory}.LogOptions()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if log.MemtableBytes != c.memtable || log.CacheBytes != c.cache {
+			t.Errorf("memory %d: memtable %d, cache %d", c.memory, log.MemtableBytes, log.CacheBytes)
+		}
+		if all := c.memory/100*(cachePercent+memtablePercent) + logMemtables*log.MemtableBytes + log.CacheBytes; all > c.memory/100*95 {
+			t.Errorf("memory %d: %d are given away", c.memory, all)
+		}
+	}
+	if got := (Options{MemoryBytes: 128 << 20}).Effective()["log.write_buffer_size"]; got.Source != "memory budget" {
+		t.Errorf("%+v", got)
+	}
+}

@@ -124,6 +124,11 @@ func (d *dataDir) existingLog() (string, error) {
 
 // openLog opens the Raft log of the kind, which must be the one that is there.
 func (d *dataDir) openLog(kind string) (cluster.LogStore, error) {
+	return d.openLogWith(kind, storage.LogOptions{})
+}
+
+// openLogWith is openLog with options for a log in RocksDB; bolt has none.
+func (d *dataDir) openLogWith(kind string, o storage.LogOptions) (cluster.LogStore, error) {
 	existing, err := d.existingLog()
 	if err != nil {
 		return nil, err
@@ -132,14 +137,18 @@ func (d *dataDir) openLog(kind string) (cluster.LogStore, error) {
 		return nil, fmt.Errorf("the Raft log in %s is of the kind %s, and --log-store is %s: "+
 			"start with --log-store %s, or run `snipdb migrate-log --to %s` first", d.log(), existing, kind, existing, kind)
 	}
-	return openLogStore(kind, d.logPath(kind))
+	return openLogStoreWith(kind, d.logPath(kind), o)
 }
 
 func openLogStore(kind, path string) (cluster.LogStore, error) {
+	return openLogStoreWith(kind, path, storage.LogOptions{})
+}
+
+func openLogStoreWith(kind, path string, o storage.LogOptions) (cluster.LogStore, error) {
 	if kind == logStoreBolt {
 		return cluster.OpenBoltLog(path)
 	}
-	log, err := storage.OpenLog(path, storage.LogOptions{})
+	log, err := storage.OpenLog(path, o)
 	if err != nil {
 		return nil, err
 	}

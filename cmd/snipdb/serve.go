@@ -157,7 +157,11 @@ func (s *server) storageOptions() storage.Options {
 }
 
 func (s *server) startCluster(ctx context.Context) error {
-	log, err := s.dir.openLog(s.config.LogStore)
+	logOptions, err := s.storageOptions().LogOptions()
+	if err != nil {
+		return err
+	}
+	log, err := s.dir.openLogWith(s.config.LogStore, logOptions)
 	if err != nil {
 		return err
 	}

@@ -48,12 +48,14 @@ var (
 		"How often a write had to wait for space on a full disk.", nil, nil)
 	descMemoryLimit = prometheus.NewDesc("snipdb_process_memory_limit_bytes",
 		"Bytes that the process may hold; near it writes are refused. 0: unknown, and none are.", nil, nil)
+	descMemoryHeld = prometheus.NewDesc("snipdb_process_held_memory_bytes",
+		"Resident bytes of the process without pages of files, which the kernel takes back when it needs them.", nil, nil)
 )
 
 // Describe names the metrics.
 func (m *nodeMetrics) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descStorageUp, descSnapshotIndex, descSnapshotBytes, descSnapshotAge,
-		descDiskFree, descDiskTotal, descSpaceWaiting, descSpaceWaits, descMemoryLimit} {
+		descDiskFree, descDiskTotal, descSpaceWaiting, descSpaceWaits, descMemoryLimit, descMemoryHeld} {
 		to <- d
 	}
 }
@@ -73,6 +75,7 @@ func (m *nodeMetrics) Collect(to chan<- prometheus.Metric) {
 	gauge(descSpaceWaiting, float64(space.Waiting))
 	to <- prometheus.MustNewConstMetric(descSpaceWaits, prometheus.CounterValue, float64(space.Waits))
 	gauge(descMemoryLimit, float64(m.memory))
+	gauge(descMemoryHeld, float64(heldBytes()))
 	if meta, ok, err := m.newest(); err == nil {
 		gauge(descSnapshotIndex, float64(meta.Index))
 		gauge(descSnapshotBytes, float64(meta.Size))

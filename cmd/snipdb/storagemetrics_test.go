@@ -60,8 +60,8 @@ func TestNodeMetricsWithoutTheirSources(t *testing.T) {
 	m.diskFree = func() (uint64, uint64, error) { return 0, 0, broken }
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(m)
-	if got, err := testutil.GatherAndCount(reg); err != nil || got != 4 {
-		t.Errorf("without any source: %d series, %v; up, the memory limit and what waits for space are left", got, err)
+	if got, err := testutil.GatherAndCount(reg); err != nil || got != 5 {
+		t.Errorf("without any source: %d series, %v; up, memory and what waits for space are left", got, err)
 	}
 }
 
