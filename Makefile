@@ -96,8 +96,8 @@ soak: setup ## chaos for 30 minutes (DURATION) with quiet phases: memory, files,
 	SNIPDB_CHAOS_SOAK=1 SNIPDB_CHAOS_SEED=$(SEED) SNIPDB_CHAOS_DURATION=$(DURATION) SNIPDB_CHAOS_FAULTS=$(FAULTS) \
 		go test $(GOFLAGS_ALL) -count 1 -timeout 72h -v -run '^TestChaos$$' ./cmd/chaos
 
-disk: setup ## full disks, of a follower and of the leader; needs root for small mounts
-	SNIPDB_DISK=1 go test $(GOFLAGS_ALL) -count=1 -timeout 10m -run 'FullDisk|DiskIsTakenAway' ./cmd/snipdb
+disk: setup ## full disks alone, RUNS=n times (make test has them too); needs root for small mounts
+	go test $(GOFLAGS_ALL) -count=$(or $(RUNS),1) -timeout 60m -run 'FullDisk|DisksFull|DiskIsTakenAway' ./storage ./cmd/snipdb
 
 crash-matrix: setup ## kill a node at each failpoint under load; POINT=name for some, PART=2/5 for a fifth, SEED=n for the same moments again
 	SNIPDB_CRASH_MATRIX=1 SNIPDB_CRASH_SEED=$(SEED) SNIPDB_CRASH_PART=$(PART) go test $(GOFLAGS_ALL) -count 1 -v -timeout 90m -run 'TestCrashMatrix/$(POINT)' ./cmd/crashmatrix

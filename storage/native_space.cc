@@ -49,7 +49,7 @@ constexpr auto kRetry = std::chrono::milliseconds(20);
 // the end of main.
 struct Space {
   std::atomic<bool> wait{false};         // files opened from now on wait
-  std::atomic<bool> preallocate{true};   // there is plenty of space
+  std::atomic<bool> preallocate{false};  // there is plenty of space
   std::atomic<uint64_t> waiting{0};      // threads that wait for space now
   std::atomic<uint64_t> waits{0};        // how often one had to
   std::mutex mu;                         // guards what follows

@@ -175,11 +175,9 @@ func TestStateOnAFullDisk(t *testing.T) {
 func TestCompactionRoom(t *testing.T) {
 	o := small()
 	o.Overrides = map[string]string{"level0_file_num_compaction_trigger": "2"}
-	s := newShared(t, o)
 	db := openDB(t, t.TempDir(), o)
-	_ = s
 	db.shared.SetRoom(0)
-	t.Cleanup(func() { setPreallocate(true) })
+	t.Cleanup(func() { setPreallocate(false) })
 	files := func() uint64 {
 		st, err := db.Stats()
 		must(t, err)

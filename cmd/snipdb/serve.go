@@ -96,6 +96,9 @@ func (s *server) start(ctx context.Context) (err error) {
 	if s.config.HTTPAdvertise == "" {
 		s.config.HTTPAdvertise = "http://" + s.listener.Addr().String()
 	}
+	// A node that waits for space before it can answer would keep its clients
+	// waiting too; one that is not there sends them to another.
+	defer s.endWithoutSpace()()
 	if err := s.startStorage(); err != nil {
 		return err
 	}
@@ -290,9 +293,9 @@ func (s *server) watchSpace() {
 	}
 }
 
-// endWithoutSpace ends the process if a step of stop waits for space on a full
-// disk: it could wait for ever. What waits was not acknowledged. The function
-// that it returns ends the watch.
+// endWithoutSpace ends the process if a step of start or stop waits for space on
+// a full disk: it could wait for ever. What waits was not acknowledged. The
+// function that it returns ends the watch.
 func (s *server) endWithoutSpace() (end func()) {
 	done := make(chan struct{})
 	go func() {
