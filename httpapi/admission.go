@@ -48,7 +48,7 @@ func newGates(o Options, m *metrics) *gates {
 		}
 		g.byClass[c] = newGate(c, places, room, o.QueueWait, m)
 		if c == classWrite {
-			g.byClass[c].target = o.QueueWait
+			g.byClass[c].target = holdFactor * o.QueueWait
 		}
 	}
 	return g
@@ -197,14 +197,17 @@ func (g *gate) callLocked(refusal error) {
 	close(w.called)
 }
 
-// leastPlaces are always there: enough to fill the entries that are on their way.
-const leastPlaces = 128
+// leastPlaces are always there: enough to fill the entries that are on their
+// way. With fewer, entries are smaller and each write costs more, which makes
+// the places longer held, and so on.
+const leastPlaces = 256
 
 // adaptLocked sets the limit to what can be served within target. By Little's
 // law served requests that take mean each leave at a rate of served / mean, so
 // as many as leave within target may be there. A thousand small writes are
 // gone in a quarter of a second; a thousand documents with their vectors take
-// seconds and much memory, and no more of them are done.
+// seconds and much memory, and no more of them are done. The target must not be
+// small (a second is not): see leastPlaces.
 func (g *gate) adaptLocked() {
 	g.limit = g.most
 	if g.target == 0 || g.mean <= g.target {
