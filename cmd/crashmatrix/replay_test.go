@@ -120,7 +120,10 @@ func (c *crash) checkDigests(at map[*proctest.Node]inspection) {
 	digests := map[string][]string{}
 	for n, i := range at {
 		if i.Snapshot > to {
-			c.t.Errorf("the snapshot of %s is of index %d, another node had applied %d only", n.ID, i.Snapshot, to)
+			// The nodes are stopped one after the other, and meanwhile the others
+			// go on with their Ticks: this one took a snapshot beyond what the
+			// first to go had applied, and has no log from before it.
+			c.t.Logf("the snapshot of %s is of index %d, another node had applied %d only: no digest", n.ID, i.Snapshot, to)
 			continue
 		}
 		at, text, err := c.inspect(n.Dir, "--replay-to", fmt.Sprint(to))
