@@ -109,9 +109,6 @@ func (o Options) MemtableBudget() (int64, error) {
 	return r.general("write_buffer_manager_bytes").num, nil
 }
 
-// LogMemtableBudget is the bound on the memtables of a Log with default options.
-const LogMemtableBudget = logMemtables * defaultLogMemtable
-
 // Unflushed is how many bytes are in memory and will go to files: what the
 // database still takes of the disk if nothing more is written. 0 once closed.
 func (db *DB) Unflushed() uint64 {
