@@ -131,6 +131,8 @@ type result struct {
 	by     string   // the check that caught it
 	found  []string // what failed in it
 	missed []string // checks that did not see it
+	// unsound is a check that failed without the mutant: nothing is known then.
+	unsound string
 	took   time.Duration
 }
 
@@ -150,6 +152,7 @@ func (r *runner) run(t *testing.T, m row) {
 	}
 	for _, c := range checks {
 		if !r.baseline(t, c) {
+			result.unsound = c.name
 			return
 		}
 		out, reached, err := r.execute(t, c, m.name)
@@ -285,6 +288,9 @@ func (r *runner) table() string {
 		if m.by != "" {
 			verdict, caught = m.by, caught+1
 			by[strings.SplitN(m.by, " ", 2)[0]]++
+		}
+		if m.unsound != "" {
+			verdict = "NOT JUDGED: " + m.unsound + " fails without it"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%v\n", m.name, mutant.All()[m.name], verdict, strings.Join(m.found, ", "), strings.Join(m.missed, ", "), m.took.Round(time.Second))
 	}
