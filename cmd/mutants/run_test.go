@@ -133,7 +133,7 @@ type result struct {
 	missed []string // checks that did not see it
 	// unsound is a check that failed without the mutant: nothing is known then.
 	unsound string
-	took   time.Duration
+	took    time.Duration
 }
 
 func newRunner(t *testing.T, s settings) *runner {
