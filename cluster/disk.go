@@ -45,6 +45,7 @@ func (n *Node) takesEntries(rpc raft.RPC) bool {
 	if !ok || len(a.Entries) == 0 {
 		return true
 	}
+	n.atSnapshot(a)
 	var bytes uint64
 	for _, e := range a.Entries {
 		bytes += entrySize(e)
