@@ -154,6 +154,34 @@ func TestOverload(t *testing.T) {
 	if len(result.Memory) != 1 || result.Memory[0].Before != 1<<20 {
 		t.Errorf("memory %+v", result.Memory)
 	}
+	for key, times := range n.keys {
+		if times > 1 {
+			t.Errorf("%d writes under the key %q: a node does the first, and answers the others from its row", times, key)
+		}
+	}
+}
+
+func TestASenderKeepsTheNodesThatItKnows(t *testing.T) {
+	var looks int
+	found := []string{"a:1"}
+	s := newSender(1, 1, time.Second, nil, func(context.Context) []string { looks++; return found })
+	where := func(force bool) string { host, _ := s.where(t.Context(), 0, force); return host }
+	if where(false) != "a:1" || where(true) != "a:1" || looks != 1 {
+		t.Errorf("looked %d times at once, want 1", looks)
+	}
+	found, s.looked = nil, time.Time{}
+	if where(true) != "a:1" || where(true) != "a:1" || looks != 2 {
+		t.Errorf("looked %d times, want 2", looks)
+	}
+	none := newSender(1, 1, time.Second, nil, func(context.Context) []string { looks++; return nil })
+	for range 3 {
+		if _, err := none.where(t.Context(), 0, false); err == nil {
+			t.Error("a node was found where there is none")
+		}
+	}
+	if looks != 3 {
+		t.Errorf("nobody is there, and it looked %d times at once, want 1", looks-2)
+	}
 }
 
 // A server that stops for a while must be seen by all jobs that were due in

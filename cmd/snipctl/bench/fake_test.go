@@ -28,15 +28,17 @@ type node struct {
 	docs       map[string]*wire.Document
 	collection *wire.Collection
 	// refuse decides before a write; a status of 0 lets it through.
-	refuse    func(id string, n int) int
-	writes    int
+	refuse func(id string, n int) int
+	writes int
+	// keys counts the documents that were stored under each idempotency key.
+	keys      map[string]int
 	spoilDoc  func(*wire.Document)
 	spoilList func(*wire.DocumentList)
 }
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{docs: map[string]*wire.Document{}}
+	n := &node{docs: map[string]*wire.Document{}, keys: map[string]int{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/cluster/members", n.members)
 	mux.HandleFunc("PUT /v1/collections/{c}", n.putCollection)
@@ -164,6 +166,7 @@ func (n *node) put(w http.ResponseWriter, r *http.Request) {
 	case r.Header.Get("If-None-Match") == "*" && n.docs[id] != nil:
 		n.problem(w, wire.CodeAlreadyExists)
 	default:
+		n.keys[r.Header.Get(wire.HeaderIdempotencyKey)]++
 		d := *n.store(id, &in)
 		d.Snippets = nil
 		n.answer(w, 201, d)

@@ -232,8 +232,8 @@ func (r *overloadRun) failed(what string, out sent) {
 // closed runs one closed loop of writes.
 func (r *overloadRun) closed(ctx context.Context, clients int, d time.Duration) Summary {
 	rec := NewRecorder()
-	_, elapsed := Load{Workers: clients, Duration: d}.Run(ctx, func(ctx context.Context, worker int, n int64, due time.Time) {
-		if out := r.send.put(ctx, worker, n); !out.ok() {
+	_, elapsed := Load{Workers: clients, Duration: d}.Run(ctx, func(ctx context.Context, worker int, _ int64, due time.Time) {
+		if out := r.send.put(ctx, worker, r.send.next()); !out.ok() {
 			rec.Failed()
 			r.failed("peak", out)
 			sleep(ctx, 10*time.Millisecond) // a refusal comes at once; do not hammer
@@ -285,13 +285,13 @@ func (r *overloadRun) flood(ctx context.Context, out *OverloadResult) []uint64 {
 	reads := r.readers(ctx, "overload")
 	start := r.usage(ctx)
 	load := Load{Workers: r.Clients, Duration: r.Time, Rate: out.Offered}
-	started, elapsed := load.Run(ctx, func(ctx context.Context, worker int, n int64, dueAt time.Time) {
+	started, elapsed := load.Run(ctx, func(ctx context.Context, worker int, _ int64, dueAt time.Time) {
 		begin := time.Now()
 		if begin.Sub(dueAt) > patience {
 			notSent.Add(1)
 			return
 		}
-		answer := r.send.put(ctx, worker, n)
+		answer := r.send.put(ctx, worker, r.send.next())
 		switch {
 		case answer.ok() && time.Since(dueAt) > r.Timeout:
 			late.Add(1)
@@ -353,8 +353,8 @@ func (r *overloadRun) recover(ctx context.Context, out *OverloadResult) {
 	begin := time.Now()
 	for time.Since(begin) < r.Settle && ctx.Err() == nil {
 		var bad, good atomic.Int64
-		Load{Workers: recoveryClients, Duration: recoveryWindow}.Run(ctx, func(ctx context.Context, worker int, n int64, due time.Time) {
-			if out := r.send.put(ctx, worker, n); !out.ok() || time.Since(due) > limit {
+		Load{Workers: recoveryClients, Duration: recoveryWindow}.Run(ctx, func(ctx context.Context, worker int, _ int64, due time.Time) {
+			if out := r.send.put(ctx, worker, r.send.next()); !out.ok() || time.Since(due) > limit {
 				bad.Add(1)
 				sleep(ctx, 20*time.Millisecond) // a refusal comes at once; do not hammer
 				return

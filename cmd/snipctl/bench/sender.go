@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/snipdb/snipdb/httpapi/client"
@@ -32,8 +33,11 @@ type sender struct {
 	// find returns the nodes to send to, the leader alone or all of them.
 	find func(ctx context.Context) []string
 
+	// numbers counts the writes of all phases, see next.
+	numbers atomic.Int64
+
 	mu sync.Mutex // guards what follows
-	// hosts are what find returned at looked.
+	// hosts are what find returned last, if it found any; it was asked at looked.
 	hosts  []string
 	looked time.Time
 }
@@ -91,12 +95,21 @@ func (s *sender) close() {
 	}
 }
 
-// where returns the worker's node. force looks again who the leader is.
+// next is the number of a write that no other phase has sent: it is in the
+// idempotency key, and a second write under one key is only answered, not done.
+func (s *sender) next() int64 { return s.numbers.Add(1) - 1 }
+
+// where returns the worker's node. force looks again who the leader is. All
+// workers wait while one looks, so nobody looks again at once if nothing was
+// found, and the nodes that were known are kept.
 func (s *sender) where(ctx context.Context, worker int, force bool) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.hosts) == 0 || force && time.Since(s.looked) > findEvery {
-		s.hosts, s.looked = s.find(ctx), time.Now()
+	if (force || len(s.hosts) == 0) && time.Since(s.looked) > findEvery {
+		if found := s.find(ctx); len(found) > 0 {
+			s.hosts = found
+		}
+		s.looked = time.Now()
 	}
 	if len(s.hosts) == 0 {
 		return "", fmt.Errorf("bench: no node with an address is known")
@@ -157,11 +170,13 @@ func (s *sender) put(ctx context.Context, worker int, n int64) (out sent) {
 }
 
 func (c *senderConn) dial(ctx context.Context, s *sender, worker int, deadline time.Time) (err error) {
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
 	again := c.host != "" // it had a connection, and lost it
 	if c.host, err = s.where(ctx, worker, again); err != nil {
 		return err
 	}
-	d := net.Dialer{Deadline: deadline}
+	var d net.Dialer
 	if c.conn, err = d.DialContext(ctx, "tcp", c.host); err != nil {
 		return err
 	}
