@@ -109,7 +109,9 @@ func (c *call) toLeader(leader contract.LeaderInfo, body []byte) (*reply, error)
 		return nil, &contract.OutcomeUnknownError{Cause: err}
 	}
 	c.s.metrics.forwarded.WithLabelValues(forwardAnswered).Inc()
-	c.s.pace.answered(leader, resp.StatusCode, answer)
+	if c.route.Class == classWrite { // admin routes have places of their own at the leader
+		c.s.pace.answered(leader, resp.StatusCode, answer)
+	}
 	c.copyHeaders(resp)
 	c.send(resp.StatusCode, resp.Header.Get("Content-Type"), answer)
 	return &reply{written: true}, nil

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -55,6 +56,29 @@ func TestAFollowerForwardsWrites(t *testing.T) {
 	a = follower.do(t, "PUT", path+"?redirect=true", `{}`)
 	if a.status != 307 || a.header.Get("Location") != leader.url+path {
 		t.Errorf("redirect: %d %v", a.status, a.header)
+	}
+}
+
+func TestOnlyWritesSayHowManyWritesALeaderTakes(t *testing.T) {
+	leader := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = io.WriteString(w, `{"status":503,"code":"overloaded","reason":"concurrency"}`)
+	}))
+	t.Cleanup(leader.Close)
+	follower := startNode(t, nil)
+	follower.setLeader(contract.LeaderInfo{ID: "leader", HTTPAddr: leader.URL})
+	gate := follower.server.gates.byClass[classWrite]
+	most := func() int { gate.mu.Lock(); defer gate.mu.Unlock(); return gate.most }
+	const path = "/v1/collections/c/docs/d"
+	follower.want(t, 503, nil, "PUT", path, `{}`)
+	after := most()
+	if after >= gate.places {
+		t.Errorf("%d places of %d after a write was refused", after, gate.places)
+	}
+	time.Sleep(pacePeriod + time.Millisecond)
+	follower.want(t, 503, nil, "POST", "/v1/cluster/members", `{"id":"n2","raft":"127.0.0.1:7002"}`)
+	if n := most(); n != after {
+		t.Errorf("%d places, %d before an admin request was refused", n, after)
 	}
 }
 

@@ -51,7 +51,7 @@ func (p *pace) leads(leader contract.LeaderInfo) {
 	p.setLocked(float64(p.gate.places))
 }
 
-// answered learns from an answer of the leader.
+// answered learns from an answer of the leader to a write.
 func (p *pace) answered(leader contract.LeaderInfo, status int, body []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
