@@ -89,6 +89,7 @@ func TestBodyMemoryIsBounded(t *testing.T) {
 	if p := n.want(t, 503, nil, "PUT", "/v1/collections/c/docs/x", `{}`).problem(t); p.Reason != "memory_low" {
 		t.Errorf("%+v", p)
 	}
+	n.want(t, 200, nil, "PUT", "/v1/cluster/limits", `{"rate_limits":[]}`) // H9
 	release()
 	n.want(t, 201, nil, "PUT", "/v1/collections/c/docs/x", `{}`)
 }
