@@ -102,7 +102,7 @@ var Codes = []CodeInfo{
 	{CodeBehind, 503, "This node has not applied the index yet", "Repeat, or read from another node."},
 	{CodeTooStale, 503, "This node's state is older than the read allows", "Repeat, or read from another node."},
 	{CodeOverloaded, 503, "This node takes no more of this work now", "Wait for Retry-After, then repeat."},
-	{CodeDiverged, 503, "This node's state differs from the cluster's", "Read from another node; the operator must restore this one."},
+	{CodeDiverged, 503, "This node's state differs from the cluster's", "Ask another node, for writes too; the operator must empty this one's directory and let it join again."},
 	{CodeTimeout, 504, "The deadline passed before the request was done", "Repeat with a longer deadline."},
 	{CodeOutcomeUnknown, 504, "The write was proposed, its outcome is not known", "Repeat with the same Idempotency-Key."},
 	{CodeInternal, 500, "The node failed in a way it does not explain", "See the node's log for the request id."},
