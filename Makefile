@@ -114,4 +114,4 @@ bench: setup ## every Go benchmark, once
 clean: ## remove what make built
 	rm -rf bin
 
-.PHONY: chaos soak power-cut mutants help setup build run test race lint lint-format lint-vet lint-static lint-vuln proto fuzz crash-matrix bench clean
+.PHONY: chaos disk soak power-cut mutants help setup build run test race lint lint-format lint-vet lint-static lint-vuln proto fuzz crash-matrix bench clean

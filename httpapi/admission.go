@@ -93,8 +93,10 @@ type gate struct {
 	limit, most, served int
 	queue               list.List // of *waiter
 	// mean is the moving mean of the time a place is held, from which
-	// Retry-After is computed.
-	mean time.Duration
+	// Retry-After is computed, and crowd that of how many were served when the
+	// same requests came in.
+	mean  time.Duration
+	crowd float64
 }
 
 // holdFactor times the wait is how long a refusal is held back at most.
@@ -104,8 +106,10 @@ const holdFactor = 4
 type waiter struct {
 	since time.Time
 	// called is closed when it has a place, or is refused.
-	called  chan struct{}
-	refusal error // set before called is closed
+	called chan struct{}
+	// Set before called is closed: the refusal, or how many are served with it.
+	refusal error
+	crowd   int
 }
 
 func newGate(c class, places, room int, wait time.Duration, m *metrics) *gate {
@@ -121,8 +125,9 @@ func (g *gate) enter(ctx context.Context) (leave func(), err error) {
 	g.mu.Lock()
 	if g.served < g.limit && g.queue.Len() == 0 {
 		g.served++
+		crowd := g.served
 		g.mu.Unlock()
-		return g.entered(), nil
+		return g.entered(crowd), nil
 	}
 	if g.queue.Len() >= g.room {
 		defer g.mu.Unlock()
@@ -161,19 +166,19 @@ func (g *gate) called(w *waiter) (leave func(), err error) {
 	if w.refusal != nil {
 		return nil, w.refusal
 	}
-	return g.entered(), nil
+	return g.entered(w.crowd), nil
 }
 
-// entered counts the request in and returns what counts it out.
-func (g *gate) entered() func() {
+// entered counts the request in, as the last of crowd that are served, and
+// returns what counts it out.
+func (g *gate) entered(crowd int) func() {
 	g.inFlight.Inc()
 	start := time.Now()
 	return func() {
 		g.inFlight.Dec()
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		g.mean += (time.Since(start) - g.mean) / 16
-		g.adaptLocked()
+		g.learnLocked(time.Since(start), crowd)
 		g.served--
 		g.giveLocked()
 		if first := g.queue.Front(); first != nil && time.Since(first.Value.(*waiter).since) > g.wait {
@@ -193,8 +198,15 @@ func (g *gate) giveLocked() {
 // callLocked ends the wait of the first in the queue.
 func (g *gate) callLocked(refusal error) {
 	w := g.queue.Remove(g.queue.Front()).(*waiter)
-	w.refusal = refusal
+	w.refusal, w.crowd = refusal, g.served
 	close(w.called)
+}
+
+// learnLocked takes in how long one held its place, who came in as the last of crowd.
+func (g *gate) learnLocked(held time.Duration, crowd int) {
+	g.mean += (held - g.mean) / 16
+	g.crowd += (float64(crowd) - g.crowd) / 16
+	g.adaptLocked()
 }
 
 // leastPlaces are always there: enough to fill the entries that are on their
@@ -203,17 +215,19 @@ func (g *gate) callLocked(refusal error) {
 const leastPlaces = 256
 
 // adaptLocked sets the limit to what can be served within target. By Little's
-// law served requests that take mean each leave at a rate of served / mean, so
-// as many as leave within target may be there. A thousand small writes are
+// law crowd requests that take mean each leave at a rate of crowd / mean, so
+// as many as leave within target may be there. (Not served / mean: served is
+// smaller already when those leave who came into a larger crowd, and the limit
+// would swing between its ends.) A thousand small writes are
 // gone in a quarter of a second; a thousand documents with their vectors take
 // seconds and much memory, and no more of them are done. The target must not be
 // small (a second is not): see leastPlaces.
 func (g *gate) adaptLocked() {
 	g.limit = g.most
-	if g.target == 0 || g.mean <= g.target {
+	if g.target == 0 || g.mean <= g.target/2 { // half: at the target itself it would jump to and fro
 		return
 	}
-	fit := float64(g.served) * float64(g.target) / float64(g.mean)
+	fit := g.crowd * float64(g.target) / float64(g.mean)
 	g.limit = min(g.most, max(int(fit), leastPlaces))
 }
 

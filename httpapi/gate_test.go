@@ -176,16 +176,39 @@ func TestPlacesThatAreHeldForLongBecomeFewer(t *testing.T) {
 		{1000, 200 * time.Millisecond, 500},
 		{500, 125 * time.Millisecond, 400},
 		{400, 10 * time.Second, leastPlaces},
-		{5, 90 * time.Millisecond, 1000},
+		{900, 90 * time.Millisecond, 1000},
+		{5, 40 * time.Millisecond, 1000},
 	} {
-		g.served, g.mean = c.served, c.mean
+		g.crowd, g.mean = float64(c.served), c.mean
 		g.adaptLocked()
 		if g.limit != c.want {
 			t.Errorf("%d served, each for %v: limit %d, want %d", c.served, c.mean, g.limit, c.want)
 		}
 	}
 	g.setLimit(20) // a follower's
-	if g.served, g.mean = 20, time.Second; g.limit != 20 {
+	if g.limit != 20 {
 		t.Errorf("limit %d, want 20", g.limit)
+	}
+}
+
+// TestTheNumberOfPlacesSettles serves 500 requests a second, first come first
+// served, to a queue that never ends: 500 leave within the target of a second.
+func TestTheNumberOfPlacesSettles(t *testing.T) {
+	g := testGate(t, 1024, 10, time.Minute)
+	g.target = time.Second
+	type served struct {
+		at    time.Duration
+		crowd int
+	}
+	var inside []served
+	for now := time.Duration(0); now < 20*time.Second; now += 2 * time.Millisecond {
+		for len(inside) < g.limit {
+			inside = append(inside, served{now, len(inside) + 1})
+		}
+		g.learnLocked(now-inside[0].at, inside[0].crowd)
+		inside = inside[1:]
+		if now > 10*time.Second && (g.limit < 480 || g.limit > 520) {
+			t.Fatalf("limit %d after %v, want about 500", g.limit, now)
+		}
 	}
 }
