@@ -91,6 +91,7 @@ func (n *Node) keepDisk(ctx context.Context) {
 			d.beat(ctx, r, n.gates.tight(true), time.Now())
 		} else {
 			n.gates.setVoters(false, false)
+			n.gates.tight(true) // what it refused as leader is not for ever
 		}
 	}
 }
@@ -107,7 +108,7 @@ func (n *Node) slowDown(r *raft.Raft, on bool) error {
 	})
 }
 
-// reload changes Raft's configuration; two have a reason to.
+// reload changes Raft's configuration; three have a reason to.
 func (n *Node) reload(r *raft.Raft, change func(*raft.ReloadableConfig)) error {
 	n.reloadMu.Lock()
 	defer n.reloadMu.Unlock()

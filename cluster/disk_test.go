@@ -182,6 +182,25 @@ func TestHandOversAreRareAndRarer(t *testing.T) {
 	}
 }
 
+// What a leader refuses while it hands over does not mark it as low for ever,
+// or it would never be handed the leadership again.
+func TestAFollowerForgetsWhatItRefused(t *testing.T) {
+	c, d := onDisks(t)
+	first := c.leader()
+	d.set(lowish, first.id)
+	c.leader(first.id)
+	if err := first.AdmitWrite(10, false); reasonOf(err) != contract.DiskLow {
+		t.Fatalf("a low node admits a write: %v", err)
+	}
+	d.set(plenty, first.id)
+	eventually(t, "it is one to lead", func() error {
+		if p, err := first.onProgress(t.Context(), "", nil); err != nil || p.DiskLow {
+			return fmt.Errorf("%+v, %v", p, err)
+		}
+		return nil
+	})
+}
+
 // If fewer than a quorum take entries, the leader refuses writes instead of
 // letting them wait for an outcome.
 func TestALeaderKnowsThatItsVotersAreFull(t *testing.T) {

@@ -246,9 +246,10 @@ func (n *Node) diverge(mine, majority contract.HashPoint) {
 // need its vote and its copy of the log; only its state is wrong.
 func (n *Node) standBack(ctx context.Context) {
 	r := n.raft.Load()
-	if c := r.ReloadableConfig(); c.HeartbeatTimeout < divergedPatience*n.o.HeartbeatTimeout {
-		c.HeartbeatTimeout, c.ElectionTimeout = divergedPatience*n.o.HeartbeatTimeout, divergedPatience*n.o.ElectionTimeout
-		if err := r.ReloadConfig(c); err != nil {
+	if r.ReloadableConfig().HeartbeatTimeout < divergedPatience*n.o.HeartbeatTimeout {
+		if err := n.reload(r, func(c *raft.ReloadableConfig) {
+			c.HeartbeatTimeout, c.ElectionTimeout = divergedPatience*n.o.HeartbeatTimeout, divergedPatience*n.o.ElectionTimeout
+		}); err != nil {
 			n.log.Warn("the election timeout of a diverged node could not be raised", "error", err)
 		}
 	}
@@ -386,18 +387,18 @@ func (n *Node) CheckState(ctx context.Context, mark bool) (*contract.StateReport
 	if n.raft.Load() == nil || n.p.StateHash == nil {
 		return nil, n.notRunning()
 	}
-	var want uint64
 	if mark {
-		ctx, cancel := context.WithTimeout(ctx, markWait)
+		// The questions are bounded by themselves: a mark that took all its time
+		// must not leave them without any, or all others would seem unreachable.
+		marked, cancel := context.WithTimeout(ctx, markWait)
 		defer cancel()
-		index, err := n.markState(ctx)
+		want, err := n.markState(marked)
 		if err != nil && !errors.Is(err, contract.ErrNoLeader) {
 			n.log.Debug("no mark for a check of the state", "error", err)
 		}
-		want = index
-		for {
+		for err == nil {
 			answers := n.askState(ctx)
-			if newestCommon(answers) >= want || !pauseFor(ctx, markPoll) {
+			if newestCommon(answers) >= want || !pauseFor(marked, markPoll) {
 				return n.reportState(answers), nil
 			}
 		}

@@ -352,3 +352,29 @@ func TestCheckStateMarks(t *testing.T) {
 		t.Errorf("without a mark: %+v, %v", again, err)
 	}
 }
+
+// TestCheckStateWithoutAMark: a mark that is not committed in its time does not
+// make nodes unreachable that answer.
+func TestCheckStateWithoutAMark(t *testing.T) {
+	c, d := onDisks(t)
+	leader := c.leader()
+	full := c.others(leader.id)
+	d.set(1, full...)
+	eventually(t, "no entry is taken", func() error {
+		for _, id := range full {
+			if !c.nodes[id].gates.full() {
+				return fmt.Errorf("%s takes them", id)
+			}
+		}
+		return nil
+	})
+	report, err := leader.CheckState(t.Context(), true)
+	if err != nil || len(report.Nodes) != 3 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	for _, n := range report.Nodes {
+		if !n.Reachable || n.Verdict != contract.StateAgreed {
+			t.Errorf("%+v", n)
+		}
+	}
+}
