@@ -163,7 +163,7 @@ func (r *verifier) meta() error {
 				r.problem("the row of the state hash: %v", err)
 			}
 			r.out.Stored = sum
-		case key[0] == metaHash && len(key) == 5:
+		case len(key) == 5 && key[0] == metaHash:
 			sum, err := snippet.ParseSum(value)
 			if err != nil {
 				r.problem("the row of a collection's sum: %v", err)
@@ -183,11 +183,11 @@ func (r *verifier) idempotency() error {
 	var digests, expected uint64
 	err := r.each(cfIdempotency, func(key, value []byte) error {
 		switch {
-		case key[0] == idemRow && len(key) == 33:
+		case len(key) == 33 && key[0] == idemRow:
 			rows++
 			digests += r.idemDigest(key[1:], value)
 			return nil
-		case key[0] == idemQueue && len(value) == queueValue:
+		case len(key) > 0 && key[0] == idemQueue && len(value) == queueValue:
 			queued++
 			expected += binary.BigEndian.Uint64(value[32:])
 		}
@@ -233,6 +233,10 @@ func (r *verifier) snippets() error {
 	defer vectors.close()
 	err := r.each(cfSnippetMeta, func(key, value []byte) error {
 		sum := r.count(cfSnippetMeta, key, value)
+		if len(key) <= 4 {
+			r.problem("a snippet's key %x is too short", key)
+			return nil
+		}
 		c := r.collection(binary.BigEndian.Uint32(key))
 		c.metas = c.metas.Add(sum)
 		meta, err := decodeSnippetMeta(value)

@@ -84,6 +84,15 @@ func TestVerifyFindsDamage(t *testing.T) {
 				}
 			})
 		}, "the documents say"},
+		{"a snippet's key cut off", func(db *DB, _ *snippet.Collection, _ *snippet.Document) {
+			raw(db, func(w *rep, cf func(int) uint32) { w.put(cf(cfSnippetMeta), []byte{1}, []byte("x")) })
+		}, "key 01 is too short"},
+		{"rows without a key", func(db *DB, _ *snippet.Collection, _ *snippet.Document) {
+			raw(db, func(w *rep, cf func(int) uint32) {
+				w.put(cf(cfMeta), nil, []byte("x"))
+				w.put(cf(cfIdempotency), nil, []byte("x"))
+			})
+		}, "the rows have the hash"},
 		{"a lost document", func(db *DB, c *snippet.Collection, d *snippet.Document) {
 			raw(db, func(w *rep, cf func(int) uint32) { w.delete(cf(cfDocs), appendDocumentKey(nil, c.ID, d.ID)) })
 		}, "the rows have the hash"},
