@@ -273,6 +273,9 @@ func (b *bodyGate) reserve(ctx context.Context, n int64) (release func(), err er
 		wait, cancel := context.WithTimeout(ctx, b.wait)
 		defer cancel()
 		if err := b.memory.Acquire(wait, n); err != nil {
+			if ctx.Err() != nil {
+				return nil, contract.ErrExpired
+			}
 			b.metrics.refused.WithLabelValues("body_memory", string(contract.MemoryLow)).Inc()
 			return nil, &contract.OverloadError{
 				Reason: contract.MemoryLow, RetryAfter: minRetryAfter,

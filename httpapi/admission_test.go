@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -92,6 +93,22 @@ func TestBodyMemoryIsBounded(t *testing.T) {
 	n.want(t, 200, nil, "PUT", "/v1/cluster/limits", `{"rate_limits":[]}`) // H9
 	release()
 	n.want(t, 201, nil, "PUT", "/v1/collections/c/docs/x", `{}`)
+}
+
+// A request whose own deadline ends while it waits for memory is told that, and
+// not that the node has none.
+func TestADeadlineInTheWaitForBodyMemoryIsATimeout(t *testing.T) {
+	n := startNode(t, func(o *Options) { o.BodyMemory, o.QueueWait = 16<<20, time.Minute })
+	release, err := n.server.gates.body.reserve(context.Background(), 16<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	if _, err := n.server.gates.body.reserve(ctx, 1); !errors.Is(err, contract.ErrExpired) {
+		t.Errorf("error is %v", err)
+	}
 }
 
 func TestRateLimits(t *testing.T) {
