@@ -137,18 +137,23 @@ func (d *handOvers) beat(ctx context.Context, r *raft.Raft, tight bool, now time
 	}
 	commit := r.CommitIndex()
 	progress := n.progressOf(ctx, others)
-	full, able := 0, false
-	for _, p := range progress {
-		if p.DiskFull {
+	// Who does not answer has no room that a write could count on, but is no
+	// reason by itself: an election settles that.
+	full, room, able := 0, 0, false
+	count := func(isFull bool) {
+		if isFull {
 			full++
+		} else {
+			room++
 		}
+	}
+	for _, p := range progress {
+		count(p.DiskFull)
 		able = able || canLead(p, commit)
 	}
-	if n.gates.full() {
-		full++
-	}
+	count(n.gates.full())
 	voters := len(others) + 1
-	n.gates.setVoters(voters-full < voters/2+1, able)
+	n.gates.setVoters(full > 0 && room < voters/2+1, able)
 	switch {
 	case !tight:
 		if d.said = false; now.After(d.next) {
@@ -278,7 +283,7 @@ func (g *gates) lookAtDisk(free, total, pending uint64) (room uint64) {
 func (g *gates) refuseForDisk(weight int64, deletes bool) string {
 	switch {
 	case g.noQuorum:
-		return "the data disks of too many voters are full: free space on them"
+		return "too few voters have room on their data disks: free space on them, or start those that are down"
 	case g.diskFull:
 		return fmt.Sprintf("the data disk has %d bytes left, too few even for deletions: free space", g.diskFree)
 	case !deletes && g.diskLowLocked(weight):

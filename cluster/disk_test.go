@@ -222,6 +222,28 @@ func TestALeaderKnowsThatItsVotersAreFull(t *testing.T) {
 	c.write("after", "x")
 }
 
+// A voter that is down is none with room: with it, a full one is too many. The
+// full one answers heartbeats, so the leader stays, and could commit nothing.
+func TestAFullVoterBesideADeadOne(t *testing.T) {
+	c, d := onDisks(t)
+	leader := c.leader()
+	rest := c.others(leader.id)
+	c.stop(rest[0])
+	c.write("two are enough", "x")
+	d.set(full, rest[1])
+	eventually(t, "writes are refused", func() error {
+		if err := leader.AdmitWrite(10, true); reasonOf(err) != contract.DiskLow {
+			return fmt.Errorf("%v", err)
+		}
+		return nil
+	})
+	d.set(plenty, rest[1])
+	eventually(t, "writes go on", func() error {
+		_, err := leader.Propose(t.Context(), put("after", "x"))
+		return err
+	})
+}
+
 // heldLog is a log whose writes wait while the disk is full.
 type heldLog struct {
 	LogStore
