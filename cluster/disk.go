@@ -235,14 +235,20 @@ func (g *gates) disk() (left, mark uint64) {
 }
 
 // roomFor says whether entries of so many bytes may be appended, and counts
-// them. A part of the mark is left: see diskFullShare.
+// them. A part of the mark is left: see diskFullShare. With the whole mark free
+// one request is taken whatever its size: Raft sends a refused one again as it
+// is, so a node that is well could otherwise never catch up.
 func (g *gates) roomFor(bytes int64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.mark == 0 {
 		return true
 	}
-	if g.diskFull || g.diskLeft < g.mark/diskFullShare+diskFactor*uint64(g.appended+bytes) {
+	need := g.mark/diskFullShare + diskFactor*uint64(g.appended+bytes)
+	if g.appended == 0 {
+		need = min(need, g.mark)
+	}
+	if g.diskFull || g.diskLeft < need {
 		return false
 	}
 	g.appended += bytes

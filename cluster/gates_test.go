@@ -156,13 +156,18 @@ func TestEntriesAreRefusedBeforeTheDiskIsFull(t *testing.T) {
 		bytes   int64
 		takes   bool
 		compact uint64
-	}{{5000, 10, true, 3000}, {5000, 1001, false, 3000}, {1400, 100, true, 0}, {1400, 101, false, 0}, {999, 1, false, 0},
+	}{{5000, 10, true, 3000}, {5000, 9000, true, 3000}, {3999, 9000, false, 1999}, {3999, 749, true, 1999}, {3999, 750, false, 1999}, {1400, 100, true, 0}, {1400, 101, false, 0}, {999, 1, false, 0},
 		{1999, 1, false, 0}, {2000, 1, true, 0}, {2500, 100, true, 500}} {
 		s.free = step.free
 		g.look(time.Now())
 		if takes := g.roomFor(step.bytes); takes != step.takes || room != step.compact {
 			t.Errorf("free %d, %d bytes: taken %v, %d for compactions", step.free, step.bytes, takes, room)
 		}
+	}
+	s.free = 4000 // one request of any size, and then none
+	g.look(time.Now())
+	if !g.roomFor(9000) || g.roomFor(1) {
+		t.Error("with the whole mark free, not just one large request is taken")
 	}
 	s.free = 2000 // 1000 bytes of disk, for 250 of entries
 	g.look(time.Now())

@@ -435,7 +435,6 @@ func (p *proposer) noteTransfer(err error) {
 // because of a transfer that failed (hashicorp/raft #696: the flag is never
 // reset). The leader's Tick shows it when clients don't.
 func (p *proposer) watchTransfer(ctx context.Context) {
-	limit := 4 * p.n.o.ElectionTimeout // a transfer ends within 2
 	t := time.NewTicker(p.n.o.ElectionTimeout)
 	defer t.Stop()
 	for {
@@ -448,16 +447,19 @@ func (p *proposer) watchTransfer(ctx context.Context) {
 		if since == 0 {
 			continue
 		}
-		if p.n.raft.Load().State() != raft.Leader {
+		r := p.n.raft.Load()
+		if r.State() != raft.Leader || p.n.outOfSpace() { // then nothing answers, and it is no transfer's fault
 			p.transferSince.Store(0)
 			continue
 		}
+		// A transfer ends within two election timeouts, which may be raised.
+		limit := 4 * r.ReloadableConfig().ElectionTimeout
 		if time.Duration(time.Now().UnixNano()-since) > limit {
 			p.n.o.Fatal(fmt.Errorf("cluster: a leadership transfer that failed blocks all writes for %v: restart the process", limit))
 			return
 		}
 		// Ask again: a Tick is refused too while the flag is up.
-		p.n.tick(ctx, p.n.raft.Load().CurrentTerm())
+		p.n.tick(ctx, r.CurrentTerm())
 	}
 }
 

@@ -243,7 +243,8 @@ class WaitingFileSystem : public FileSystemWrapper {
   IOStatus RenameFile(const std::string& from, const std::string& to,
                       const IOOptions& o, IODebugContext* dbg) override {
     auto op = [&] { return target()->RenameFile(from, to, o, dbg); };
-    bool log = from.find("/LOG") != std::string::npos;
+    // The file LOG, which is renamed to LOG.old.<time>.
+    bool log = from.compare(from.rfind('/') + 1, 3, "LOG") == 0;
     return space().wait && !log ? retry(to, op) : op();
   }
 };
