@@ -13,7 +13,7 @@ var (
 	testFunc   = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
 	makeTarget = regexp.MustCompile(`(?m)^([a-z-]+):`)
 	// namedTest are the names of tests in a text; see exists.
-	namedTest = regexp.MustCompile("\\b(?:Test|Fuzz|Benchmark)[A-Z]\\w+")
+	namedTest = regexp.MustCompile(`\b(?:Test|Fuzz|Benchmark)[A-Z]\w+`)
 	namedMake = regexp.MustCompile("`make ([a-z-]+)")
 	// link is a relative link of Markdown.
 	link = regexp.MustCompile(`\]\(([^)#:]+)[^):]*\)`)
