@@ -20,6 +20,7 @@ func FuzzAnswers(f *testing.F) {
 	f.Add(504, "application/problem+json", "", []byte(`{"code":"timeout","outcome":"unknown"}`))
 	f.Add(502, "text/html", "Wed, 21 Oct 2015 07:28:00 GMT", []byte(`<html>`))
 	f.Add(200, "application/json", "", []byte(`{"id":1}`))
+	f.Add(200, "application/json", "", []byte{}) // done, and nothing to say; net/http finds an answer that is cut off
 	f.Add(307, "application/problem+json", "99999999999", []byte(`{"code":"not_leader","leader":"http://127.0.0.1:1"}`))
 	f.Add(412, "application/problem+json; charset=utf-8", "-1", []byte(`{"code":"precondition_failed","outcome":"maybe"}`))
 	var answer struct {
@@ -47,7 +48,7 @@ func FuzzAnswers(f *testing.F) {
 		_, meta, err := c.PutDocument(t.Context(), "c", "d", wire.DocumentInput{})
 		if err == nil {
 			var document wire.Document
-			if status >= 300 || json.Unmarshal(body, &document) != nil {
+			if status >= 300 || len(body) > 0 && json.Unmarshal(body, &document) != nil {
 				t.Errorf("%d %q is a success: %+v", status, body, meta)
 			}
 			return
