@@ -2,7 +2,7 @@ package cmd_test
 
 import (
 	"os"
-	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -23,7 +23,7 @@ var (
 // there: a page that says how something is tested must not outlive the test.
 func TestPagesNameWhatExists(t *testing.T) {
 	tests, targets := map[string]bool{}, map[string]bool{}
-	for _, file := range trackedFiles(t, "*_test.go") {
+	for _, file := range filesThat(t, func(name string) bool { return strings.HasSuffix(name, "_test.go") }) {
 		for _, m := range testFunc.FindAllStringSubmatch(read(t, file), -1) {
 			tests[m[1]] = true
 		}
@@ -31,7 +31,7 @@ func TestPagesNameWhatExists(t *testing.T) {
 	for _, m := range makeTarget.FindAllStringSubmatch(read(t, "../Makefile"), -1) {
 		targets[m[1]] = true
 	}
-	pages := trackedFiles(t, "*.md")
+	pages := filesThat(t, func(name string) bool { return path.Ext(name) == ".md" })
 	if len(tests) == 0 || len(targets) == 0 || len(pages) == 0 {
 		t.Fatalf("%d tests, %d targets, %d pages: they were not looked for where they are", len(tests), len(targets), len(pages))
 	}
@@ -62,22 +62,6 @@ func TestPagesNameWhatExists(t *testing.T) {
 			}
 		}
 	}
-}
-
-// trackedFiles are the files of the repository that match a pattern of git.
-func trackedFiles(t *testing.T, pattern string) []string {
-	t.Helper()
-	cmd := exec.Command("git", "ls-files", pattern)
-	cmd.Dir = ".."
-	out, err := cmd.Output()
-	if err != nil {
-		t.Skipf("git does not list the files (%v): a test of a checkout", err)
-	}
-	var files []string
-	for line := range strings.Lines(string(out)) {
-		files = append(files, filepath.Join("..", strings.TrimSpace(line)))
-	}
-	return files
 }
 
 func read(t *testing.T, file string) string {

@@ -308,6 +308,15 @@ func TestNoFolderForOddsAndEnds(t *testing.T) {
 // files left out.
 func repositoryFiles(t *testing.T) []string {
 	t.Helper()
+	return filesThat(t, func(name string) bool {
+		return path.Ext(name) == ".go" && !strings.HasSuffix(name, "_test.go") && !strings.HasSuffix(name, ".pb.go")
+	})
+}
+
+// filesThat returns the files of the repository that are wanted; what make
+// builds, data, testdata and folders that begin with a dot are left out.
+func filesThat(t *testing.T, wanted func(name string) bool) []string {
+	t.Helper()
 	var files []string
 	err := filepath.WalkDir("..", func(name string, d os.DirEntry, err error) error {
 		switch {
@@ -315,10 +324,9 @@ func repositoryFiles(t *testing.T) []string {
 			return err
 		case d.IsDir() && name != ".." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "bin" || d.Name() == "data" || d.Name() == "testdata"):
 			return filepath.SkipDir
-		case path.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go") || strings.HasSuffix(name, ".pb.go"):
-			return nil
+		case !d.IsDir() && wanted(name):
+			files = append(files, name)
 		}
-		files = append(files, name)
 		return nil
 	})
 	if err != nil {
