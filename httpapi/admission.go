@@ -70,10 +70,8 @@ func (g *gates) enter(ctx context.Context, c class) (leave func(), err error) {
 // Who has waited for longer than wait is refused, but at most one for each
 // that was served: a refusal costs a good part of what a small write costs, most of
 // it in the kernel and in net/http, and under an overload it would be taken from
-// the writes that are served. (Refusing 13 thousand writes a second at once left
-// a quarter of the peak on a machine where this leaves four fifths.) After holdFactor
-// waits the refusal comes in any case; a client that is told Retry-After: 1
-// would not have come back before.
+// the writes that are served. After holdFactor waits the refusal comes in any
+// case; a client that is told Retry-After: 1 would not have come back before.
 type gate struct {
 	class  class
 	places int // the most that limit can be
