@@ -4,15 +4,15 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/snipdb/snipdb/storage/tagtest"
 )
 
 // A point must cost nothing where it is not wanted: the function with points
@@ -21,13 +21,13 @@ func TestPointsVanishWithoutTheTag(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a program twice")
 	}
-	plain := machineCode(t, "")
+	plain, _ := tagtest.Probe(t, "")
 	if !slices.Equal(plain["with"], plain["without"]) {
 		t.Errorf("a function with points is compiled to\n%s\nthe same without them to\n%s",
 			strings.Join(plain["with"], "\n"), strings.Join(plain["without"], "\n"))
 	}
 	// The test can fail: with the tag there is a difference.
-	tagged := machineCode(t, "failpoints")
+	tagged, _ := tagtest.Probe(t, "failpoints")
 	if slices.Equal(tagged["with"], tagged["without"]) {
 		t.Error("the points are not compiled in with the tag either")
 	}
@@ -43,34 +43,6 @@ func TestWithTheTag(t *testing.T) {
 	if err != nil || strings.Count(string(out), "--- PASS") < 3 {
 		t.Errorf("%v\n%s", err, out)
 	}
-}
-
-// instruction is a line of objdump: file, address, code, text.
-var instruction = regexp.MustCompile(`^\s+\S+:\d+\s+0x[0-9a-f]+\s+[0-9a-f]+\s+(.+?)\s*$`)
-
-// machineCode builds the probe and returns the instructions of its functions.
-func machineCode(t *testing.T, tags string) map[string][]string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "probe")
-	if out, err := exec.Command("go", "build", "-tags", tags, "-o", binary, "./testdata/probe").CombinedOutput(); err != nil {
-		t.Fatalf("build the probe: %v\n%s", err, out)
-	}
-	out, err := exec.Command("go", "tool", "objdump", "-s", `^main\.with(out)?$`, binary).Output()
-	if err != nil {
-		t.Fatalf("objdump: %v", err)
-	}
-	code, name := map[string][]string{}, ""
-	for line := range strings.Lines(string(out)) {
-		if rest, ok := strings.CutPrefix(line, "TEXT main."); ok {
-			name, _, _ = strings.Cut(rest, "(")
-		} else if m := instruction.FindStringSubmatch(line); m != nil {
-			code[name] = append(code[name], m[1])
-		}
-	}
-	if len(code["with"]) == 0 || len(code["without"]) == 0 {
-		t.Fatalf("objdump shows no code:\n%s", out)
-	}
-	return code
 }
 
 // Each point is at one place in the code, called in the way of its kind, and
@@ -126,21 +98,10 @@ func callSites(t *testing.T) map[Name][]string {
 	t.Helper()
 	constants := constantNames(t)
 	used := map[Name][]string{}
-	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir():
-			if slices.Contains([]string{"testdata", "failpoint", ".git", "bin", "data"}, d.Name()) {
-				return filepath.SkipDir
-			}
-			return nil
-		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
-			return nil
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+	tagtest.Sources(t, "failpoint", func(path string, text []byte) {
+		file, err := parser.ParseFile(token.NewFileSet(), path, text, parser.SkipObjectResolution)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
 			call, ok := n.(*ast.CallExpr)
@@ -157,11 +118,7 @@ func callSites(t *testing.T) map[Name][]string {
 			}
 			return true
 		})
-		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return used
 }
 
@@ -180,21 +137,10 @@ func selected(e ast.Expr) string {
 // constantNames reads points.go: from the constant to the name.
 func constantNames(t *testing.T) map[string]Name {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "points.go", nil, parser.SkipObjectResolution)
-	if err != nil {
-		t.Fatal(err)
-	}
 	names := map[string]Name{}
-	ast.Inspect(file, func(n ast.Node) bool {
-		if s, ok := n.(*ast.ValueSpec); ok && len(s.Values) == 1 {
-			if lit, ok := s.Values[0].(*ast.BasicLit); ok && lit.Kind == token.STRING {
-				names[s.Names[0].Name] = Name(strings.Trim(lit.Value, `"`))
-			}
-		}
-		return true
-	})
-	for _, name := range names {
-		if _, known := points[name]; !known {
+	for constant, name := range tagtest.Constants(t, "points.go") {
+		names[constant] = Name(name)
+		if _, known := points[Name(name)]; !known {
 			t.Errorf("%s is a constant and not in the registry", name)
 		}
 	}
