@@ -16,22 +16,22 @@ type verification struct {
 }
 
 // StartVerification starts a full scan of this node's state in the background,
-// unless one runs, and returns what is known of it. It reads at most so many
-// bytes per second; 0: as fast as it can. The result changes nothing by
+// unless one runs, and returns what is known of it; started says that there was
+// none. It reads at most so many bytes per second; 0: as fast as it can. The result changes nothing by
 // itself: a mistake in the hash would be the same on every node, and one
 // command must not be able to stop all of them.
-func (n *Node) StartVerification(bytesPerSecond int64) (contract.Verification, error) {
+func (n *Node) StartVerification(bytesPerSecond int64) (now contract.Verification, started bool, err error) {
 	if n.isClosing() {
-		return contract.Verification{}, contract.ErrShutdown
+		return contract.Verification{}, false, contract.ErrShutdown
 	}
 	if n.p.VerifyState == nil {
-		return contract.Verification{}, contract.ErrNotReady
+		return contract.Verification{}, false, contract.ErrNotReady
 	}
 	v := &n.verification
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.now.Running {
-		return v.now, nil
+		return v.now, false, nil
 	}
 	v.now = contract.Verification{Running: true, Started: n.o.Now()}
 	ctx, cancel := context.WithCancel(n.ctx())
@@ -40,7 +40,7 @@ func (n *Node) StartVerification(bytesPerSecond int64) (contract.Verification, e
 		defer cancel()
 		n.verify(ctx, bytesPerSecond)
 	})
-	return v.now, nil
+	return v.now, true, nil
 }
 
 func (n *Node) verify(ctx context.Context, bytesPerSecond int64) {

@@ -77,8 +77,8 @@ type Admin interface {
 	// is written for it, else at the newest that all have.
 	CheckState(ctx context.Context, mark bool) (*contract.StateReport, error)
 	// StartVerification begins a full scan of this node's state, unless one
-	// runs; 0 bytes per second: as fast as it can.
-	StartVerification(bytesPerSecond int64) (contract.Verification, error)
+	// runs: then started is false. 0 bytes per second: as fast as it can.
+	StartVerification(bytesPerSecond int64) (now contract.Verification, started bool, err error)
 	Verification() contract.Verification
 	StopVerification()
 	Identity() wire.Identity

@@ -84,11 +84,14 @@ func (m *memory) CheckState(_ context.Context, mark bool) (*contract.StateReport
 	}}, nil
 }
 
-func (m *memory) StartVerification(bytesPerSecond int64) (contract.Verification, error) {
+func (m *memory) StartVerification(bytesPerSecond int64) (contract.Verification, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.verification.Running {
+		return m.verification, false, nil
+	}
 	m.verification = contract.Verification{Started: time.Unix(1, 0), Running: true, Bytes: bytesPerSecond}
-	return m.verification, nil
+	return m.verification, true, nil
 }
 
 func (m *memory) Verification() contract.Verification {

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"net/http"
 	"strconv"
 
 	"github.com/snipdb/snipdb/cluster/contract"
@@ -59,11 +60,15 @@ func startVerification(c *call) (*reply, error) {
 			return nil, badRequest(wire.CodeInvalidParameter, wire.ParamRate, "%s is MiB per second, 0 (no bound) to %d", wire.ParamRate, maxVerifyMiB)
 		}
 	}
-	v, err := c.s.admin.StartVerification(rate << 20)
+	v, started, err := c.s.admin.StartVerification(rate << 20)
 	if err != nil {
 		return nil, err
 	}
-	return &reply{status: 202, body: c.s.renderVerification(v)}, nil
+	status := http.StatusOK // one ran already
+	if started {
+		status = http.StatusAccepted
+	}
+	return &reply{status: status, body: c.s.renderVerification(v)}, nil
 }
 
 func getVerification(c *call) (*reply, error) {

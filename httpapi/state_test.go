@@ -81,6 +81,11 @@ func TestVerificationRoutes(t *testing.T) {
 	if v.Bytes != defaultVerifyMiB<<20 {
 		t.Errorf("the default rate is %d", v.Bytes)
 	}
+	wantStatus(200, "POST", "?mib_per_second=2", wire.VerifyRunning) // the one that runs
+	if v.Bytes != defaultVerifyMiB<<20 {
+		t.Errorf("one that runs is shown; there are %d bytes", v.Bytes)
+	}
+	wantStatus(200, "DELETE", "", wire.VerifyStopped)
 	wantStatus(202, "POST", "?mib_per_second=2", wire.VerifyRunning)
 	if v.Bytes != 2<<20 {
 		t.Errorf("the rate is %d", v.Bytes)

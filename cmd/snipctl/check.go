@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -90,8 +91,8 @@ func (a *app) verifyAll(ctx context.Context, report *wire.Consistency, rate int)
 }
 
 // verify runs a scan on one node and waits for its end. If the command is
-// interrupted, the scan ends too.
-func (a *app) verify(ctx context.Context, endpoint string, rate int) (*wire.Verification, error) {
+// interrupted, the scan ends too, unless somebody else had started it.
+func (a *app) verify(ctx context.Context, endpoint string, rate int) (v *wire.Verification, err error) {
 	if endpoint == "" {
 		return nil, errors.New("its address is not known")
 	}
@@ -100,9 +101,20 @@ func (a *app) verify(ctx context.Context, endpoint string, rate int) (*wire.Veri
 		return nil, err
 	}
 	defer cl.Close()
-	v, _, err := cl.StartVerification(ctx, endpoint, rate)
+	v, meta, err := cl.StartVerification(ctx, endpoint, rate)
 	if err != nil {
 		return nil, err
+	}
+	if meta.Status == http.StatusAccepted {
+		defer func() {
+			if ctx.Err() == nil {
+				return
+			}
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), surveyTimeout)
+			defer cancel()
+			_, _, stopErr := cl.StopVerification(end, endpoint)
+			err = errors.Join(err, stopErr)
+		}()
 	}
 	ticker := time.NewTicker(verifyPoll)
 	defer ticker.Stop()
@@ -110,10 +122,7 @@ func (a *app) verify(ctx context.Context, endpoint string, rate int) (*wire.Veri
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), surveyTimeout)
-			defer cancel()
-			_, _, err := cl.StopVerification(end, endpoint)
-			return nil, errors.Join(ctx.Err(), err)
+			return nil, ctx.Err()
 		}
 		if terminal(a.stderr) {
 			fmt.Fprintf(a.stderr, "%s: %d rows, %s\n", v.Node, v.Rows, size(uint64(v.Bytes)))

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/snipdb/snipdb/httpapi/wire"
 )
@@ -34,6 +38,9 @@ func checked(t *testing.T, verdicts [2]string, scan wire.Verification) (string, 
 		v := scan
 		if r.Method == http.MethodPost || looks.Add(1) < 2 {
 			v = wire.Verification{Node: "n1", Status: wire.VerifyRunning}
+		}
+		if r.Method == http.MethodPost {
+			w.WriteHeader(http.StatusAccepted)
 		}
 		answer(w, v)
 	})
@@ -81,5 +88,32 @@ func TestCheckConsistency(t *testing.T) {
 	}
 	if got := snipctl(t, "", "", "check", "consistency", "--mib-per-second", "-1"); got.code != exitUsage {
 		t.Errorf("a rate below zero: %+v", got)
+	}
+}
+
+// An interrupted command takes its own scan with it, and nobody else's.
+func TestInterruptedScan(t *testing.T) {
+	for status, want := range map[int]int64{http.StatusAccepted: 1, http.StatusOK: 0} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		defer interrupt()
+		var stops atomic.Int64
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", wire.TypeJSON)
+			w.Header().Set(wire.HeaderNode, "n1")
+			switch r.Method {
+			case http.MethodPost:
+				w.WriteHeader(status)
+			case http.MethodGet:
+				interrupt()
+			case http.MethodDelete:
+				stops.Add(1)
+			}
+			_ = json.NewEncoder(w).Encode(wire.Verification{Node: "n1", Status: wire.VerifyRunning})
+		}))
+		defer s.Close()
+		a := &app{stderr: io.Discard, timeout: 10 * time.Second}
+		if _, err := a.verify(ctx, s.URL, 0); !errors.Is(err, context.Canceled) || stops.Load() != want {
+			t.Errorf("started with %d: %v, and the scan was ended %d times, want %d", status, err, stops.Load(), want)
+		}
 	}
 }

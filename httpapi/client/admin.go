@@ -86,7 +86,7 @@ func (c *Client) CheckConsistency(ctx context.Context, endpoint string) (*wire.C
 
 // StartVerification makes one node read its whole state and compute the hash
 // anew, in the background; mibPerSecond bounds the rate, 0: not at all. One that
-// runs already is shown.
+// runs already goes on and is shown: then Meta.Status is 200, and not 202.
 func (c *Client) StartVerification(ctx context.Context, endpoint string, mibPerSecond int) (*wire.Verification, Meta, error) {
 	r := &request{method: http.MethodPost, path: path("cluster", "verification"), kind: kindNode, pin: endpoint,
 		query: url.Values{wire.ParamRate: {strconv.Itoa(mibPerSecond)}}}
