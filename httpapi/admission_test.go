@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -141,12 +142,49 @@ func TestRateLimits(t *testing.T) {
 	check("c", "", true)
 }
 
+// The lines of an import that is aborted while they wait leave the allowance
+// to those who come next.
+func TestWhoStopsWaitingTakesNothingAlong(t *testing.T) {
+	now := time.Unix(1_000, 0)
+	r := newRateLimits(func() time.Time { return now })
+	rules := []*command.RateLimit{{Scope: "collection", Name: "c", WritesPerSecond: 1, Burst: 1}, {Scope: "token", Name: "*", WritesPerSecond: 1000, Burst: 1}}
+	if err := r.check(rules, "c", "t"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, abort := context.WithCancel(t.Context())
+	var lines, looked sync.WaitGroup
+	looked.Add(64)
+	for range 64 {
+		lines.Go(func() {
+			first := sync.OnceFunc(looked.Done)
+			err := r.waitTurn(ctx, func() []*command.RateLimit { first(); return rules }, "c", "t")
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("the wait ends with %v", err)
+			}
+		})
+	}
+	looked.Wait()
+	abort()
+	lines.Wait()
+	now = now.Add(time.Second)
+	if err := r.check(rules, "c", "t"); err != nil {
+		t.Errorf("a second later: %v", err)
+	}
+	if err := r.check(rules, "c", "t"); err == nil {
+		t.Error("two writes in a second are taken")
+	}
+	// What is due soon is held: or each line would cost a timer.
+	if wait, taken := r.take([]*command.RateLimit{{Scope: "token", Name: "*", WritesPerSecond: 1000, Burst: 1}}, "d", "u", rateHold); !taken || wait != 0 {
+		t.Errorf("wait %v, taken %v", wait, taken)
+	}
+}
+
 func TestRateLimitsRememberAtMostSoMany(t *testing.T) {
 	now := time.Unix(1_000, 0)
 	r := newRateLimits(func() time.Time { return now })
 	rules := []*command.RateLimit{{Scope: "token", Name: "*", WritesPerSecond: 1, Burst: 1}}
 	for i := range maxLimiters + 500 {
-		r.delay(rules, "c", fmt.Sprint("t", i))
+		r.take(rules, "c", fmt.Sprint("t", i), 0)
 	}
 	if len(r.limiters) > maxLimiters {
 		t.Errorf("%d allowances", len(r.limiters))

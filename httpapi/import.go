@@ -108,8 +108,7 @@ func (c *call) admitStream() error {
 	}
 	// Imports of one collection share its allowance by waiting for it a line at
 	// a time, so a short wait says only that there is another one.
-	wait, refund := c.s.rates.delay(c.s.backend.Limits(), collection, c.tokenID())
-	refund() // the lines take it
+	wait, _ := c.s.rates.take(c.s.backend.Limits(), collection, c.tokenID(), -1)
 	if wait > minRetryAfter {
 		err = overRate(collection, wait)
 		c.s.metrics.refused.WithLabelValues("rate", string(contract.RateLimited)).Inc()
@@ -154,12 +153,8 @@ func (im *importer) run() error {
 		return fmt.Errorf("httpapi: import: %w", err)
 	}
 	im.body = &deadlineReader{body: im.c.g.Request.Body, control: control, idle: im.c.s.opts.ImportIdle, stopped: im.stopped}
+	im.body.ask(im.c.g.GetHeader("Expect"))
 	lines := bufio.NewReaderSize(im.body, importBuffer)
-	if im.c.g.GetHeader("Expect") != "" {
-		// The first read is what asks the client for the body; after the
-		// answer has begun it would be too late. Its error comes again.
-		_, _ = lines.Peek(1)
-	}
 	// The header goes out before the first line comes in, so that a client that
 	// waits for it before it sends does not wait for ever.
 	_ = control.SetWriteDeadline(time.Now().Add(im.c.s.opts.ImportIdle))
@@ -275,9 +270,28 @@ type deadlineReader struct {
 	// eof is set at the end of the body. Only who reads, or who waited for
 	// the reader, looks at it.
 	eof bool
+	// first is what ask has read.
+	first []byte
+}
+
+// ask reads the first byte of a body that the client holds back until it is
+// asked for (RFC 9110 section 10.1.1): the server asks when the body is read,
+// and after the answer has begun it would be too late. An error comes again.
+func (d *deadlineReader) ask(expect string) {
+	if expect == "" {
+		return
+	}
+	one := make([]byte, 1)
+	n, _ := d.Read(one)
+	d.first = one[:n]
 }
 
 func (d *deadlineReader) Read(p []byte) (int, error) {
+	if len(d.first) > 0 {
+		n := copy(p, d.first)
+		d.first = d.first[n:]
+		return n, nil
+	}
 	d.mu.Lock()
 	if d.stopped != nil && d.stopped() {
 		d.mu.Unlock()
@@ -428,8 +442,7 @@ func (im *importer) apply(ctx context.Context, line *importLine) error {
 	s := im.c.s
 	giveUp := time.Now().Add(s.opts.ImportRetry)
 	for attempt := 0; ; attempt++ {
-		wait, _ := s.rates.delay(s.backend.Limits(), im.collection, im.c.tokenID())
-		if err := pause(ctx, wait); err != nil {
+		if err := s.rates.waitTurn(ctx, s.backend.Limits, im.collection, im.c.tokenID()); err != nil {
 			return contract.ErrExpired
 		}
 		one, cancel := context.WithTimeout(ctx, im.c.timeout)

@@ -24,6 +24,7 @@ func (c *call) forwardStream(leader contract.LeaderInfo) (*reply, error) {
 		return nil, fmt.Errorf("httpapi: forward import: %w", err)
 	}
 	body := newStreamBody(c, control)
+	body.ask(c.g.GetHeader("Expect")) // the leader answers before it has read anything
 	_ = control.SetWriteDeadline(time.Now().Add(c.timeout + answerGrace))
 	resp, err := c.roundTrip(leader, body, -1)
 	if err != nil {

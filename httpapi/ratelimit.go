@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"sync"
@@ -25,6 +26,15 @@ const (
 // are forgotten first: a full allowance is the same as a new one.
 const maxLimiters = 10_000
 
+const (
+	// rateHold is how long a line of an import may hold an allowance that is
+	// not due yet. A timer is late by a millisecond or so: the lines of an
+	// import that may write thousands per second can't wait one by one.
+	rateHold = 50 * time.Millisecond
+	// ratePause bounds a wait between two looks at the rules.
+	ratePause = time.Second
+)
+
 // rateLimits applies the replicated rate limits. Only the node that proposes
 // asks it, so a forwarded write is counted once.
 type rateLimits struct {
@@ -40,44 +50,57 @@ type limitKey struct{ scope, name string }
 
 func newRateLimits(now func() time.Time) *rateLimits { return &rateLimits{now: now} }
 
-// delay says how long a write of that collection and token must wait, and
-// takes its allowance. refund gives the allowance back, for a caller that
-// refuses instead of waiting.
-func (r *rateLimits) delay(rules []*command.RateLimit, collection, token string) (wait time.Duration, refund func()) {
-	refund = func() {}
+// take says how long a write of that collection and token must wait, and takes
+// its allowance if that is not longer than most. With most below zero it only
+// looks.
+func (r *rateLimits) take(rules []*command.RateLimit, collection, token string, most time.Duration) (wait time.Duration, taken bool) {
 	if len(rules) == 0 {
-		return 0, refund
+		return 0, true
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.update(rules)
 	now := r.now()
-	var taken []*rate.Reservation
+	var reserved []*rate.Reservation
 	for _, key := range []limitKey{{scopeCollection, collection}, {scopeToken, token}} {
 		if key.name == "" {
 			continue
 		}
 		if limiter := r.limiter(key, now); limiter != nil {
 			reservation := limiter.ReserveN(now, 1)
-			taken = append(taken, reservation)
+			reserved = append(reserved, reservation)
 			wait = max(wait, reservation.DelayFrom(now))
 		}
 	}
-	return wait, func() {
-		for _, reservation := range taken {
-			reservation.CancelAt(now)
+	if wait <= most {
+		return wait, true
+	}
+	// Here, where nobody has reserved behind it: later a reservation gives back
+	// only what was not promised to others in between.
+	for _, reservation := range reserved {
+		reservation.CancelAt(now)
+	}
+	return wait, false
+}
+
+// waitTurn waits until the write has its allowance. It holds a place in front
+// of others for rateHold at most: who goes away while it waits takes nothing
+// along, and single writes find an allowance between the lines of imports.
+func (r *rateLimits) waitTurn(ctx context.Context, rules func() []*command.RateLimit, collection, token string) error {
+	for {
+		wait, taken := r.take(rules(), collection, token, rateHold)
+		if err := pause(ctx, min(wait, ratePause)); err != nil || taken {
+			return err
 		}
 	}
 }
 
 // check refuses a write that is over its limit, with an *contract.OverloadError.
 func (r *rateLimits) check(rules []*command.RateLimit, collection, token string) error {
-	wait, refund := r.delay(rules, collection, token)
-	if wait == 0 {
-		return nil
+	if wait, taken := r.take(rules, collection, token, 0); !taken {
+		return overRate(collection, wait)
 	}
-	refund()
-	return overRate(collection, wait)
+	return nil
 }
 
 // overRate is the refusal of a write that would have to wait that long.
