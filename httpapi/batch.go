@@ -89,7 +89,7 @@ func postBatch(c *call, body []byte) (*write, error) {
 		}
 	}
 	return &write{
-		collection: collection, vectors: b.vectors, batch: true,
+		collection: collection, vectors: b.vectors, batch: len(mutations),
 		command: &command.Command{Op: &command.Command_Batch{Batch: &command.Batch{Mutations: mutations}}},
 		reply:   func(r *command.Result) *reply { return batchReply(r, in.Operations) },
 	}, nil

@@ -108,7 +108,7 @@ func (c *call) admitStream() error {
 	}
 	// Imports of one collection share its allowance by waiting for it a line at
 	// a time, so a short wait says only that there is another one.
-	wait, _ := c.s.rates.take(c.s.backend.Limits(), collection, c.tokenID(), -1)
+	wait, _ := c.s.rates.take(c.s.backend.Limits(), collection, c.tokenID(), lookLine)
 	if wait > minRetryAfter {
 		err = overRate(collection, wait)
 		c.s.metrics.refused.WithLabelValues("rate", string(contract.RateLimited)).Inc()

@@ -375,18 +375,26 @@ func (c *call) idempotencyKey() (string, error) {
 	return "", badRequest(wire.CodeInvalidParameter, wire.HeaderIdempotencyKey, "an Idempotency-Key has 1 to %d visible ASCII characters", maxKeyBytes)
 }
 
-// tokenID returns the id of the bearer token `id.secret` for the rate limits.
-// It is not proof of anything.
+// tokenID returns the id of the bearer token `id.secret` for the rate limits, or
+// "" if there is no token. It is not proof of anything. However a client spells
+// its token, it must be the same one: the scheme's name has no case and any
+// number of blanks behind it (RFC 9110 section 11), and a token without a secret
+// is one that is not valid, but not none.
 func (c *call) tokenID() string {
-	token, ok := strings.CutPrefix(c.g.GetHeader("Authorization"), "Bearer ")
-	if !ok {
+	scheme, token, _ := strings.Cut(c.g.GetHeader("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
 		return ""
 	}
-	id, _, ok := strings.Cut(token, ".")
-	if !ok || len(id) > maxKeyBytes {
+	token = strings.Trim(token, " \t")
+	if token == "" {
 		return ""
 	}
-	return id
+	id, _, _ := strings.Cut(token, ".")
+	if id == "" {
+		return "." // no rule has that name, so the one for each is its rule
+	}
+	// Longer than any rule's name, so it is not taken for another id either.
+	return id[:min(len(id), maxKeyBytes+1)]
 }
 
 // visible says whether s is visible ASCII only.

@@ -21,8 +21,9 @@ type write struct {
 	collection string
 	command    *command.Command
 	vectors    vectors
-	// batch is set for a batch, whose refusals name an operation.
-	batch bool
+	// batch is the number of operations of a batch, whose refusals name one of
+	// them; 0: it is none.
+	batch int
 	// reply renders a result that was applied. It uses the result and the
 	// request, and nothing else: a replay must be the same answer.
 	reply func(r *command.Result) *reply
@@ -69,6 +70,8 @@ func (c *call) proposeWrite(key string, body []byte) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Now it is known how many writes a batch is; one it has paid for already.
+	c.s.rates.charge(c.s.backend.Limits(), w.collection, c.tokenID(), w.batch-1)
 	if key != "" {
 		w.command.Idempotency = &command.Idempotency{
 			Key: key, RequestHash: c.requestHash(body), RequestId: c.requestID,
@@ -84,7 +87,7 @@ func (c *call) proposeWrite(key string, body []byte) (*reply, error) {
 		c.s.metrics.replayed.Inc()
 		c.g.Writer.Header().Set(wire.HeaderReplayed, "true")
 	}
-	if err := refusal(result, w.batch); err != nil {
+	if err := refusal(result, w.batch > 0); err != nil {
 		return nil, err
 	}
 	return w.reply(result), nil

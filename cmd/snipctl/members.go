@@ -166,8 +166,11 @@ func (a *app) limitsCommand() *cobra.Command {
 		Use:   "set",
 		Short: "replace all rate limits of the cluster",
 		Long: `Replaces all rate limits of the cluster, at once and on every node. A limit is
-NAME=WRITES_PER_SECOND[:BURST]; the name * means each one for itself. --file takes
-the JSON that "limits get -o json" prints. --none removes all limits.`,
+NAME=WRITES_PER_SECOND[:BURST]; the name * means each one for itself. A batch
+counts for each of its operations: it passes when one write would, and later ones
+wait. An import waits for its turn and leaves half of the burst to other writes; a
+burst of 1 leaves nothing. --file takes the JSON that "limits get -o json" prints.
+--none removes all limits.`,
 		Args: cobra.NoArgs,
 	}
 	set.Flags().StringArrayVar(&collections, "collection", nil, "limit of a collection; may be repeated")

@@ -235,12 +235,17 @@ type ImportResult struct {
 	Failed   int    `json:"failed,omitempty"`
 }
 
-// RateLimit bounds the writes of one collection or of one token.
+// RateLimit bounds the writes of one collection or of one token. A batch counts
+// for each of its operations: it passes when one write would, and later ones
+// wait for what it overdraws. The lines of an import wait for their turn, and
+// leave half of the burst (rounded down: a burst of 1 has none) to other writes.
 type RateLimit struct {
 	Scope           string  `json:"scope"` // "collection" or "token"
 	Name            string  `json:"name"`  // "*": each one for itself
 	WritesPerSecond float64 `json:"writes_per_second"`
-	Burst           int     `json:"burst"`
+	// Burst is how many writes may come at once after a pause. An import needs
+	// one of at least a hundredth of writes_per_second to reach that rate.
+	Burst int `json:"burst"`
 }
 
 // Limits is the body and the answer of /v1/cluster/limits.
