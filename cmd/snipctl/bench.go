@@ -59,6 +59,21 @@ func (a *app) env(b *benchFlags) *bench.Env {
 // maxWorkers bounds a load generator: beyond it the machine measures itself.
 const maxWorkers = 10_000
 
+// maxRate bounds --open-rate: beyond it a timer is no clock for single jobs.
+const (
+	maxRate   = 1e6
+	rateUsage = "--open-rate must be from 0 to %.0f"
+)
+
+func validRate(rate float64) bool { return rate >= 0 && rate <= maxRate }
+
+// openLoopHelp says what all open loops have in common.
+const openLoopHelp = `What is due while all workers are busy starts late, and what would start after the end
+of the load is not started. It is counted as that, and is in the latencies with the
+time from when it was due to the end of the load: a lower bound, so with any of them
+the latencies are shown with a "≥". They make a warning and not the exit code: the load
+was more than the workers, or the cluster, could do.`
+
 // checkWorkers looks at a list of numbers of workers.
 func checkWorkers(flag string, list []int) error {
 	for _, n := range list {
@@ -88,8 +103,12 @@ the document in one call. In the end every document is read from every node and
 compared with what was written: text, vectors, counts, listing.
 
 With --open-rate workflows begin at that rate, whether or not earlier ones are done,
-and every latency counts from the moment the workflow was due. The exit code is 1
-if anything failed, was lost or was there twice.`,
+and the latencies of create and workflow count from the moment it was due.
+
+` + openLoopHelp + `
+
+The exit code is 1 if anything failed, was lost or was there twice, if no node could
+be verified, or if a node that answers did not reach the last write in --verify-wait.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkWorkers("workers", workers); err != nil {
@@ -100,6 +119,8 @@ if anything failed, was lost or was there twice.`,
 				return usagef("--verify must be all, reachable or none, not %q", verify)
 			case w.Snippets < 1 || w.SnippetBytes < 1 || w.Dimension < 1:
 				return usagef("--snippets, --snippet-bytes and --dim must be above 0")
+			case !validRate(w.Rate):
+				return usagef(rateUsage, maxRate)
 			case w.Jobs <= 0 && w.Duration <= 0:
 				return usagef("give --docs or --duration, so that the load ends")
 			}
@@ -116,7 +137,7 @@ if anything failed, was lost or was there twice.`,
 	f.IntVar(&w.Dimension, "dim", 1024, "length of an embedding")
 	f.DurationVar(&w.Think, "think", 200*time.Millisecond, "what the embedding model takes for a document")
 	f.Float64Var(&w.Rate, "open-rate", 0, "open loop: begin this many workflows per second; 0: closed loop")
-	f.StringVar(&verify, "verify", "all", "verify on all nodes, on those that are reachable, or on none")
+	f.StringVar(&verify, "verify", "all", "verify on all nodes, on those that answer (reachable), or on none")
 	f.DurationVar(&w.VerifyWait, "verify-wait", 30*time.Second, "how long a node may take to reach the last write")
 	b.add(cmd, time.Minute)
 	return cmd
@@ -131,7 +152,7 @@ func (a *app) runWorkflows(ctx context.Context, b *benchFlags, w bench.Workflows
 		if result != nil {
 			results = append(results, result)
 			if !result.OK() && failed == nil {
-				failed = fmt.Errorf("the run with %d workers is not clean: see failed and verification", n)
+				failed = fmt.Errorf("the run with %d workers is not clean: see failed and verification%s", n, unverified(result))
 			}
 		}
 		if err != nil {
@@ -147,6 +168,14 @@ func (a *app) runWorkflows(ctx context.Context, b *benchFlags, w bench.Workflows
 	return failed
 }
 
+// unverified says so if no node was looked at, although one was to be.
+func unverified(r *bench.WorkflowResult) string {
+	if v := r.Verification; v != nil && v.Verified == 0 {
+		return "; no node was verified"
+	}
+	return ""
+}
+
 // printRuns writes the results, and under a table the details.
 func (a *app) printRuns(results any, text func() *table, details func()) error {
 	if err := a.print(map[string]any{"runs": results}, text); err != nil {
@@ -159,7 +188,7 @@ func (a *app) printRuns(results any, text func() *table, details func()) error {
 }
 
 func workflowTable(results []*bench.WorkflowResult) *table {
-	t := newTable(">WORKERS", ">DONE", ">FAILED", ">SECONDS", ">WORKFLOWS/S", ">MB/S", ">CREATE P50", ">P99", ">EMBED P50", ">P99",
+	t := newTable(">WORKERS", ">DONE", ">FAILED", ">NOT STARTED", ">SECONDS", ">WORKFLOWS/S", ">MB/S", ">CREATE P50", ">P99", ">EMBED P50", ">P99",
 		">WORKFLOW P50", ">P99", ">MAX", ">RETRIES", ">429", ">503", ">LOST", ">WRONG", ">DOUBLE")
 	for _, r := range results {
 		var retries int64
@@ -174,8 +203,9 @@ func workflowTable(results []*bench.WorkflowResult) *table {
 			}
 			lost, wrong, double = fmt.Sprint(l), fmt.Sprint(w), fmt.Sprint(d)
 		}
-		t.add(r.Workers, r.Completed, r.Failed, dec(r.Seconds), dec(r.PerSecond), dec(r.MBPerSecond), ms(r.Create.P50), ms(r.Create.P99), ms(r.Embed.P50), ms(r.Embed.P99),
-			ms(r.Workflow.P50), ms(r.Workflow.P99), ms(r.Workflow.Max), retries, r.TooMany, r.Unavailable, lost, wrong, double)
+		create, workflow := latencyOf(r.Create), latencyOf(r.Workflow)
+		t.add(r.Workers, r.Completed, r.Failed, r.NotStarted, dec(r.Seconds), dec(r.PerSecond), dec(r.MBPerSecond), create(r.Create.P50), create(r.Create.P99),
+			ms(r.Embed.P50), ms(r.Embed.P99), workflow(r.Workflow.P50), workflow(r.Workflow.P99), workflow(r.Workflow.Max), retries, r.TooMany, r.Unavailable, lost, wrong, double)
 	}
 	return t
 }
@@ -185,6 +215,7 @@ func (a *app) workflowDetails(results []*bench.WorkflowResult) {
 		fmt.Fprintf(a.stdout, "\n%d workers: %d documents of %d snippets of %d bytes and %d-d embeddings, think %dms; retries: %s; errors: %s; replayed: %d\n",
 			r.Workers, r.Started, r.Snippets, r.SnippetBytes, r.Dimension, r.ThinkMs, bench.Counts(r.Retries), bench.Counts(r.Errors), r.Replayed)
 		a.examples(r.Examples)
+		a.starts(r.Rate, r.Starts, "workflows", "--workers")
 		if r.Verification == nil {
 			continue
 		}
@@ -197,6 +228,25 @@ func (a *app) workflowDetails(results []*bench.WorkflowResult) {
 			fmt.Fprintln(a.stdout)
 			a.examples(n.Examples)
 		}
+		if r.Verification.Verified == 0 {
+			fmt.Fprintln(a.stdout, "  no node was verified: what the cluster has of the run is not known")
+		}
+	}
+}
+
+// starts says of an open loop how much of it was begun, and if not all was,
+// what that means for the numbers.
+func (a *app) starts(rate float64, s bench.Starts, what, flag string) {
+	if rate == 0 {
+		return
+	}
+	fmt.Fprintf(a.stdout, "  open loop of %g/s: %d %s were due, %d started, %d not started\n", rate, s.Due, what, s.Started, s.NotStarted)
+	if s.NotStarted > 0 {
+		fmt.Fprintf(a.stdout, `  WARNING: the load generator or the cluster did not keep up with %g/s: %d %s
+  were due while all workers were busy, and not started by the end of the load. In the
+  latencies they count with the time that they had waited by then, a lower bound (≥).
+  If the cluster is not the limit, give more %s.
+`, rate, s.NotStarted, what, flag)
 	}
 }
 
@@ -228,6 +278,15 @@ func ms(f float64) string {
 	}
 }
 
+// latencyOf renders the latencies of a summary: with operations that were not
+// started they are lower bounds.
+func latencyOf(s bench.Summary) func(float64) string {
+	if s.NotStarted == 0 {
+		return ms
+	}
+	return func(f float64) string { return "≥" + ms(f) }
+}
+
 func (a *app) benchKV() *cobra.Command {
 	var (
 		b       benchFlags
@@ -241,7 +300,14 @@ func (a *app) benchKV() *cobra.Command {
 		Use:   "kv",
 		Short: "single operations: put, get or a mix of both",
 		Long: `Puts and gets documents of one snippet. Reads go to all nodes in turn, with the
-consistency level given. --clients 1,16,64,256 makes a run for each number.`,
+consistency level given. --clients 1,16,64,256 makes a run for each number.
+
+With --open-rate operations begin at that rate, and latencies count from the moment
+an operation was due.
+
+` + openLoopHelp + `
+
+The exit code is 1 if an operation failed, or if none was done.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkWorkers("clients", clients); err != nil {
@@ -266,6 +332,8 @@ consistency level given. --clients 1,16,64,256 makes a run for each number.`,
 				return usagef("--write-share must be from 0 to 1")
 			case k.Keys < 1 || k.ValueBytes < 1:
 				return usagef("--keys and --value-bytes must be above 0")
+			case !validRate(k.Rate):
+				return usagef(rateUsage, maxRate)
 			case k.Jobs <= 0 && k.Duration <= 0:
 				return usagef("give --ops or --duration, so that the load ends")
 			}
@@ -314,9 +382,10 @@ func (a *app) runKV(ctx context.Context, b *benchFlags, k bench.KV, clients []in
 }
 
 func kvTable(results []*bench.KVResult) *table {
-	t := newTable(">CLIENTS", "OPERATION", "CONSISTENCY", "NODE", ">COUNT", ">FAILED", ">PER SECOND", ">MEAN", ">P50", ">P90", ">P99", ">P99.9", ">MAX")
+	t := newTable(">CLIENTS", "OPERATION", "CONSISTENCY", "NODE", ">COUNT", ">FAILED", ">NOT STARTED", ">PER SECOND", ">MEAN", ">P50", ">P90", ">P99", ">P99.9", ">MAX")
 	row := func(clients int, op, level, node string, s bench.Summary) {
-		t.add(clients, op, level, node, s.Count, s.Failed, dec(s.PerSecond), ms(s.Mean), ms(s.P50), ms(s.P90), ms(s.P99), ms(s.P999), ms(s.Max))
+		ms := latencyOf(s)
+		t.add(clients, op, level, node, s.Count, s.Failed, s.NotStarted, dec(s.PerSecond), ms(s.Mean), ms(s.P50), ms(s.P90), ms(s.P99), ms(s.P999), ms(s.Max))
 	}
 	for _, r := range results {
 		if r.WriteShare > 0 {
@@ -334,9 +403,10 @@ func kvTable(results []*bench.KVResult) *table {
 
 func (a *app) kvDetails(results []*bench.KVResult) {
 	for _, r := range results {
-		if len(r.Retries)+len(r.Errors) > 0 {
+		if len(r.Retries)+len(r.Errors) > 0 || r.Rate > 0 {
 			fmt.Fprintf(a.stdout, "\n%d clients: retries: %s; errors: %s\n", r.Clients, bench.Counts(r.Retries), bench.Counts(r.Errors))
 			a.examples(r.Examples)
+			a.starts(r.Rate, r.Starts, "operations", "--clients")
 		}
 	}
 }

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -116,6 +117,59 @@ func TestVerificationSeesEveryFault(t *testing.T) {
 	}
 }
 
+// Only a node that does not answer may be left out, and never all of them.
+func TestVerificationOfReachableNodes(t *testing.T) {
+	nobody := httptest.NewServer(nil)
+	dead := wire.Member{ID: "n2", HTTPAddr: nobody.URL}
+	nobody.Close()
+	for name, c := range map[string]struct {
+		scope    VerifyScope
+		spoil    func(*node)
+		ok       bool
+		verified int
+		skipped  string // the nodes that are left out
+	}{
+		"one is dead":               {scope: VerifyReachable, spoil: func(n *node) { n.others = []wire.Member{dead} }, ok: true, verified: 1, skipped: "n2 "},
+		"one is dead, all wanted":   {scope: VerifyAll, spoil: func(n *node) { n.others = []wire.Member{dead} }, verified: 1},
+		"one answers and is behind": {scope: VerifyReachable, spoil: func(n *node) { n.behind = true }},
+		"nobody answers":            {scope: VerifyReachable, spoil: func(n *node) { n.memberAt = dead.HTTPAddr }, skipped: "n1 "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			c.spoil(n)
+			w := workflows()
+			w.Verify, w.VerifyWait, w.Jobs = c.scope, 3*time.Second, 5
+			result, err := w.Run(t.Context(), n.env(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, skipped := result.Verification, ""
+			for _, n := range v.Nodes {
+				if n.Skipped != "" {
+					skipped += n.ID + " "
+				}
+			}
+			if result.OK() != c.ok || v.OK != c.ok || v.Verified != c.verified || skipped != c.skipped {
+				t.Errorf("got %+v", v)
+			}
+		})
+	}
+}
+
+// A wait that is too short says nothing about the nodes, and is no success.
+func TestVerificationWithoutTimeIsNoSuccess(t *testing.T) {
+	w := workflows()
+	w.Verify, w.VerifyWait = VerifyReachable, time.Nanosecond
+	result, err := w.Run(t.Context(), newNode(t).env(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := result.Verification; result.OK() || v.Verified != 0 || v.Nodes[0].Skipped != "" {
+		t.Errorf("got %+v", v)
+	}
+}
+
 func TestKV(t *testing.T) {
 	n := newNode(t)
 	k := KV{Load: Load{Workers: 4, Jobs: 200}, WriteShare: 0.5, Keys: 20, ValueBytes: 64, Consistency: client.AtIndex(0)}
@@ -193,7 +247,7 @@ func TestOpenLoopCountsFromTheDueTime(t *testing.T) {
 	rec := NewRecorder()
 	const pause = 400 * time.Millisecond
 	load := Load{Workers: 2, Jobs: 200, Rate: 400}
-	started, _ := load.Run(t.Context(), func(ctx context.Context, _ int, n int64, due time.Time) {
+	starts, _ := load.Run(t.Context(), func(ctx context.Context, _ int, n int64, due time.Time) {
 		if n >= 20 {
 			once.Do(func() { sleep(ctx, pause) })
 		}
@@ -201,10 +255,10 @@ func TestOpenLoopCountsFromTheDueTime(t *testing.T) {
 			sleep(ctx, pause)
 		}
 		rec.Done(time.Since(due))
-	})
+	}, nil)
 	s := rec.Summary(time.Second)
-	if started != 200 || s.Count != 200 {
-		t.Fatalf("started %d, recorded %d", started, s.Count)
+	if starts != (Starts{Due: 200, Started: 200}) || s.Count != 200 {
+		t.Fatalf("got %+v, recorded %d", starts, s.Count)
 	}
 	// The two that were held are 1 % of all; counted from their due time about
 	// 160 jobs were late.
@@ -216,22 +270,22 @@ func TestOpenLoopCountsFromTheDueTime(t *testing.T) {
 func TestLoadIsBounded(t *testing.T) {
 	t.Run("by count", func(t *testing.T) {
 		var n atomic.Int64
-		started, _ := Load{Workers: 7, Jobs: 100}.Run(t.Context(), func(context.Context, int, int64, time.Time) { n.Add(1) })
-		if started != 100 || n.Load() != 100 {
-			t.Errorf("started %d, ran %d", started, n.Load())
+		starts, _ := Load{Workers: 7, Jobs: 100}.Run(t.Context(), func(context.Context, int, int64, time.Time) { n.Add(1) }, nil)
+		if starts != (Starts{Due: 100, Started: 100}) || n.Load() != 100 {
+			t.Errorf("got %+v, ran %d", starts, n.Load())
 		}
 	})
 	t.Run("by time", func(t *testing.T) {
-		_, took := Load{Workers: 3, Duration: 50 * time.Millisecond}.Run(t.Context(), func(ctx context.Context, _ int, _ int64, _ time.Time) { sleep(ctx, time.Millisecond) })
+		_, took := Load{Workers: 3, Duration: 50 * time.Millisecond}.Run(t.Context(), func(ctx context.Context, _ int, _ int64, _ time.Time) { sleep(ctx, time.Millisecond) }, nil)
 		if took < 50*time.Millisecond || took > 5*time.Second {
 			t.Errorf("took %s", took)
 		}
 	})
 	t.Run("by the context", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		started, _ := Load{Workers: 1, Rate: 10, Jobs: 1000}.Run(ctx, func(context.Context, int, int64, time.Time) { cancel() })
-		if started != 1 {
-			t.Errorf("started %d", started)
+		starts, _ := Load{Workers: 1, Rate: 10, Jobs: 1000}.Run(ctx, func(context.Context, int, int64, time.Time) { cancel() }, nil)
+		if starts.Started != 1 {
+			t.Errorf("got %+v", starts)
 		}
 	})
 }

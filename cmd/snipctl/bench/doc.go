@@ -5,7 +5,9 @@
 // done). In an open loop every latency counts from the moment the job was due,
 // not from the moment a worker was free: otherwise a server that stops for a
 // second would be measured by the few requests that waited for it, and not by
-// the many that would have come meanwhile ("coordinated omission").
+// the many that would have come meanwhile ("coordinated omission"). For the same
+// reason jobs that were due and never started, because no worker came free before
+// the end, are counted, and are in the latencies with the time they had waited.
 //
 // Every load is bounded in time and in count, and a canceled context ends it.
 // What is written is a pure function of the run's seed, so verification makes

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -31,7 +32,12 @@ type node struct {
 	refuse func(id string, n int) int
 	writes int
 	// keys counts the documents that were stored under each idempotency key.
-	keys      map[string]int
+	keys map[string]int
+	// others are further members; behind: reads at an index are refused.
+	others    []wire.Member
+	memberAt  string // its own address in the list, if it is another than url
+	behind    bool
+	slowGet   func()
 	spoilDoc  func(*wire.Document)
 	spoilList func(*wire.DocumentList)
 }
@@ -93,7 +99,7 @@ func (n *node) problem(w http.ResponseWriter, code wire.Code) {
 }
 
 func (n *node) members(w http.ResponseWriter, _ *http.Request) {
-	n.answer(w, 200, wire.MemberList{Items: []wire.Member{{ID: "n1", HTTPAddr: n.url, Voter: true, Leader: true}}})
+	n.answer(w, 200, wire.MemberList{Items: append([]wire.Member{{ID: "n1", HTTPAddr: cmp.Or(n.memberAt, n.url), Voter: true, Leader: true}}, n.others...)})
 }
 
 func (n *node) putCollection(w http.ResponseWriter, r *http.Request) {
@@ -108,9 +114,13 @@ func (n *node) putCollection(w http.ResponseWriter, r *http.Request) {
 	n.answer(w, 201, n.collection)
 }
 
-func (n *node) getCollection(w http.ResponseWriter, _ *http.Request) {
+func (n *node) getCollection(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.behind && r.URL.Query().Has("min_index") {
+		n.problem(w, wire.CodeBehind)
+		return
+	}
 	c := *n.collection
 	for _, d := range n.docs {
 		c.Documents++
@@ -208,6 +218,9 @@ func (n *node) embed(w http.ResponseWriter, r *http.Request) {
 func (n *node) get(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.slowGet != nil {
+		n.slowGet()
+	}
 	d := n.docs[r.PathValue("id")]
 	if d == nil {
 		n.problem(w, wire.CodeNotFound)

@@ -37,12 +37,12 @@ type KVResult struct {
 	ValueBytes  int     `json:"value_bytes"`
 	Keys        int64   `json:"keys"`
 	Consistency string  `json:"consistency,omitempty"`
-	Started     int64   `json:"started"`
-	Failed      int64   `json:"failed"`
-	Seconds     float64 `json:"seconds"`
-	PerSecond   float64 `json:"operations_per_second"`
-	Put         Summary `json:"put"`
-	Get         Summary `json:"get"`
+	Starts
+	Failed    int64   `json:"failed"`
+	Seconds   float64 `json:"seconds"`
+	PerSecond float64 `json:"operations_per_second"`
+	Put       Summary `json:"put"`
+	Get       Summary `json:"get"`
 	// Nodes has the reads of each node.
 	Nodes   map[string]Summary `json:"reads_by_node,omitempty"`
 	Retries map[string]int64   `json:"retries"`
@@ -51,7 +51,8 @@ type KVResult struct {
 	Examples []string         `json:"examples,omitempty"`
 }
 
-// OK says that nothing failed.
+// OK says that nothing failed. Operations that were not started are no failures:
+// they say that the load was more than the clients could do, which is a result.
 func (r *KVResult) OK() bool { return r.Failed == 0 && r.Put.Count+r.Get.Count > 0 }
 
 // kvRun is one run's state.
@@ -100,12 +101,12 @@ func (k KV) Run(ctx context.Context, env *Env) (*KVResult, error) {
 		}
 	}
 	stop := env.live(r.line)
-	started, elapsed := k.Load.Run(ctx, r.job)
+	starts, elapsed := k.Load.Run(ctx, r.job, r.missed)
 	stop()
 	if ctx.Err() != nil {
-		return r.result(started, elapsed), fmt.Errorf("bench: interrupted: %w", context.Cause(ctx))
+		return r.result(starts, elapsed), fmt.Errorf("bench: interrupted: %w", context.Cause(ctx))
 	}
-	return r.result(started, elapsed), nil
+	return r.result(starts, elapsed), nil
 }
 
 func (r *kvRun) id(n int64) string { return fmt.Sprintf("key-%08d", n) }
@@ -164,7 +165,8 @@ func (r *kvRun) job(ctx context.Context, _ int, n int64, due time.Time) {
 	if r.Rate == 0 {
 		begin = time.Now()
 	}
-	if r.WriteShare >= 1 || rand.Float64() < r.WriteShare {
+	at, put := r.choose()
+	if put {
 		var opts []client.WriteOption
 		if r.NoKeys {
 			opts = append(opts, client.WithoutIdempotencyKey())
@@ -173,14 +175,33 @@ func (r *kvRun) job(ctx context.Context, _ int, n int64, due time.Time) {
 		r.record(ctx, r.put, nil, "put", begin, err)
 		return
 	}
-	// The nodes take turns, whoever asks.
-	at := int(r.turn.Add(1)) % len(r.nodes)
 	level := r.Consistency
 	if level.Level == client.LevelSession {
 		level.MinIndex = r.session.Index()
 	}
 	_, _, err := r.cl.GetDocument(ctx, r.Collection, r.id(key), client.OnEndpoint(r.nodes[at].Endpoint), client.WithConsistency(level))
 	r.record(ctx, r.get, r.byNode[at], "get from "+r.nodes[at].ID, begin, err)
+}
+
+// choose says whether an operation is a put, and if not, which node is read:
+// they take turns, whoever asks.
+func (r *kvRun) choose() (at int, put bool) {
+	if r.WriteShare >= 1 || rand.Float64() < r.WriteShare {
+		return 0, true
+	}
+	return int(r.turn.Add(1)) % len(r.nodes), false
+}
+
+// missed counts an operation that was not started. What it would have been is
+// chosen as for those that were.
+func (r *kvRun) missed(_ int64, waited time.Duration) {
+	at, put := r.choose()
+	if put {
+		r.put.Missed(waited)
+		return
+	}
+	r.get.Missed(waited)
+	r.byNode[at].Missed(waited)
 }
 
 func (r *kvRun) record(ctx context.Context, all, node *Recorder, what string, begin time.Time, err error) {
@@ -209,10 +230,10 @@ func (r *kvRun) line(elapsed time.Duration) string {
 		elapsed.Seconds(), puts, put.P50, put.P99, gets, get.P50, get.P99, r.counters.retries.Total(), r.counters.errors.Total())
 }
 
-func (r *kvRun) result(started int64, elapsed time.Duration) *KVResult {
+func (r *kvRun) result(starts Starts, elapsed time.Duration) *KVResult {
 	out := &KVResult{
 		Clients: r.Workers, Rate: r.Rate, WriteShare: r.WriteShare, ValueBytes: r.ValueBytes, Keys: r.Keys,
-		Started: started, Seconds: elapsed.Seconds(), Put: r.put.Summary(elapsed), Get: r.get.Summary(elapsed),
+		Starts: starts, Seconds: elapsed.Seconds(), Put: r.put.Summary(elapsed), Get: r.get.Summary(elapsed),
 		Retries: r.counters.retries.Map(), Errors: r.counters.errors.Map(),
 	}
 	if r.WriteShare < 1 {

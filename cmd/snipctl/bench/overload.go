@@ -54,8 +54,9 @@ type OverloadResult struct {
 	PeakLatency Latency `json:"peak_latency"`
 	Offered     float64 `json:"offered_per_second"`
 	// Sent is the rate that came to the nodes. NotSent counts the writes that
-	// had found no free connection a second after they were due: all Clients
-	// were waiting for an answer. They are given up, as a client would.
+	// had found no free connection a second after they were due, or at the end of
+	// the overload: all Clients were waiting for an answer. They are given up, as
+	// a client would.
 	Sent    float64 `json:"sent_per_second"`
 	NotSent int64   `json:"not_sent"`
 	// Goodput counts the writes that were acknowledged within the deadline,
@@ -201,7 +202,7 @@ func (r *overloadRun) preload(ctx context.Context) error {
 	first := newSender(preloadWriters, r.Keys, r.Timeout, r.send.kinds[:1], r.send.find)
 	defer first.close()
 	var failed atomic.Int64
-	Load{Workers: preloadWriters, Jobs: jobs}.Run(ctx, func(ctx context.Context, worker int, n int64, _ time.Time) {
+	write := func(ctx context.Context, worker int, n int64, _ time.Time) {
 		var out sent
 		for range preloadAttempts {
 			if out = first.put(ctx, worker, n); out.ok() || !sleep(ctx, 100*time.Millisecond) {
@@ -212,7 +213,8 @@ func (r *overloadRun) preload(ctx context.Context) error {
 			failed.Add(1)
 			r.failed("preload", out)
 		}
-	})
+	}
+	Load{Workers: preloadWriters, Jobs: jobs}.Run(ctx, write, nil)
 	if n := failed.Load(); n > 0 {
 		_, examples := r.counters.snapshot()
 		return fmt.Errorf("bench: %d of %d documents could not be written before the load: %s", n, jobs, strings.Join(examples, "; "))
@@ -240,7 +242,7 @@ func (r *overloadRun) closed(ctx context.Context, clients int, d time.Duration) 
 			return
 		}
 		rec.Done(time.Since(due))
-	})
+	}, nil)
 	return rec.Summary(elapsed)
 }
 
@@ -285,7 +287,7 @@ func (r *overloadRun) flood(ctx context.Context, out *OverloadResult) []uint64 {
 	reads := r.readers(ctx, "overload")
 	start := r.usage(ctx)
 	load := Load{Workers: r.Clients, Duration: r.Time, Rate: out.Offered}
-	started, elapsed := load.Run(ctx, func(ctx context.Context, worker int, _ int64, dueAt time.Time) {
+	starts, elapsed := load.Run(ctx, func(ctx context.Context, worker int, _ int64, dueAt time.Time) {
 		begin := time.Now()
 		if begin.Sub(dueAt) > patience {
 			notSent.Add(1)
@@ -307,13 +309,13 @@ func (r *overloadRun) flood(ctx context.Context, out *OverloadResult) []uint64 {
 			other.Add(1)
 			r.failed("overload", answer)
 		}
-	})
+	}, nil)
 	stop()
 	out.Reads = append(out.Reads, reads())
 	stopWatching()
 	largest := <-watched
-	out.NotSent = notSent.Load()
-	out.Sent = float64(started-out.NotSent) / elapsed.Seconds()
+	out.Sent = float64(starts.Started-notSent.Load()) / elapsed.Seconds()
+	out.NotSent = notSent.Load() + starts.NotStarted
 	s := accepted.Summary(elapsed)
 	out.OverloadCPU = perWrite(start, r.usage(ctx), s.Count)
 	out.Goodput, out.Accepted, out.Due = s.PerSecond, s.Latency, due.Summary(elapsed).Latency
@@ -360,7 +362,7 @@ func (r *overloadRun) recover(ctx context.Context, out *OverloadResult) {
 				return
 			}
 			good.Add(1)
-		})
+		}, nil)
 		if bad.Load() == 0 && good.Load() > 0 {
 			out.Recovered = true
 			out.RecoverySeconds = max(0, time.Since(begin).Seconds()-recoveryWindow.Seconds())

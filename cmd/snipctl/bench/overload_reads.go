@@ -46,7 +46,7 @@ func (r *overloadRun) readers(ctx context.Context, while string) (stop func() Re
 			default:
 				recorders[level].Done(time.Since(due))
 			}
-		})
+		}, nil)
 		done <- elapsed
 	}()
 	return func() ReadsResult {

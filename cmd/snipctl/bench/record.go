@@ -22,6 +22,7 @@ type Recorder struct {
 	all    *hdrhistogram.Histogram
 	window *hdrhistogram.Histogram // since the last call of Window
 	failed int64
+	missed int64
 }
 
 // NewRecorder returns an empty recorder.
@@ -41,6 +42,16 @@ func (r *Recorder) Done(latency time.Duration) {
 	// The value is inside the range, so neither call can fail.
 	_ = r.all.RecordValue(us)
 	_ = r.window.RecordValue(us)
+}
+
+// Missed records an operation that was due and never started, with the time
+// that it had waited when the load ended: its latency would have been more.
+func (r *Recorder) Missed(waited time.Duration) {
+	us := min(max(waited.Microseconds(), minLatency), maxLatency)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_ = r.all.RecordValue(us)
+	r.missed++
 }
 
 // Failed records a failure. Its latency is not mixed with the successes'.
@@ -71,9 +82,14 @@ func summarize(h *hdrhistogram.Histogram) Latency {
 
 // Summary is what a recorder has seen.
 type Summary struct {
-	Count     int64   `json:"count"`
-	Failed    int64   `json:"failed"`
-	PerSecond float64 `json:"per_second"`
+	// Count operations were done; they make PerSecond.
+	Count  int64 `json:"count"`
+	Failed int64 `json:"failed"`
+	// NotStarted operations of an open loop were due and found no free worker
+	// before its end. Latency has them with the time from when they were due to
+	// the end of the load: it is a lower bound if there are any.
+	NotStarted int64   `json:"not_started,omitempty"`
+	PerSecond  float64 `json:"per_second"`
 	Latency
 }
 
@@ -81,7 +97,7 @@ type Summary struct {
 func (r *Recorder) Summary(elapsed time.Duration) Summary {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := Summary{Count: r.all.TotalCount(), Failed: r.failed, Latency: summarize(r.all)}
+	s := Summary{Count: r.all.TotalCount() - r.missed, Failed: r.failed, NotStarted: r.missed, Latency: summarize(r.all)}
 	if seconds := elapsed.Seconds(); seconds > 0 {
 		s.PerSecond = float64(s.Count) / seconds
 	}

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -15,23 +16,33 @@ import (
 type VerifyScope string
 
 // The scopes. With VerifyReachable a node that does not answer is named and
-// left out; with VerifyAll it is a failure.
+// left out; with VerifyAll it is a failure. A node that answers and does not
+// reach the last index is a failure with both.
 const (
 	VerifyAll       VerifyScope = "all"
 	VerifyReachable VerifyScope = "reachable"
 	VerifyNone      VerifyScope = "none"
 )
 
-// verifyReaders is how many documents are read at the same time from a node.
-const verifyReaders = 8
+const (
+	// verifyReaders is how many documents are read at the same time from a node.
+	verifyReaders = 8
+	// answerWait is how long a node that did not reach the last index may take
+	// to show that it answers at all. It is apart from VerifyWait: a wait that is
+	// too short must not make every node look dead.
+	answerWait = 5 * time.Second
+)
 
 // Verification is what the nodes have of what was written.
 type Verification struct {
 	OK bool `json:"ok"`
 	// Index is the log index that every node had to reach.
-	Index   uint64             `json:"index"`
-	Seconds float64            `json:"seconds"`
-	Nodes   []NodeVerification `json:"nodes"`
+	Index   uint64  `json:"index"`
+	Seconds float64 `json:"seconds"`
+	// Verified is how many nodes were read; without one nothing is known, and
+	// OK is false.
+	Verified int                `json:"verified"`
+	Nodes    []NodeVerification `json:"nodes"`
 }
 
 // NodeVerification is one node's part.
@@ -66,10 +77,13 @@ func (r *workflowRun) verify(ctx context.Context, own bool) *Verification {
 		check.all(ctx, own)
 		v.Nodes = append(v.Nodes, check.out)
 		v.OK = v.OK && check.out.ok()
+		if check.read {
+			v.Verified++
+		}
 		r.env.say("verified %s: %d right, %d lost, %d wrong, %d duplicated, %d unknown %s",
 			node.ID, check.out.Documents, check.out.Lost, check.out.Wrong, check.out.Duplicated, check.out.Unknown, check.out.Skipped)
 	}
-	v.OK = v.OK && len(v.Nodes) > 0
+	v.OK = v.OK && v.Verified > 0
 	v.Seconds = time.Since(begin).Seconds()
 	return v
 }
@@ -78,8 +92,10 @@ func (r *workflowRun) verify(ctx context.Context, own bool) *Verification {
 type nodeCheck struct {
 	run *workflowRun
 	at  client.CallOption
-	mu  sync.Mutex
-	out NodeVerification
+	// read says that the node reached the index and was looked at.
+	read bool
+	mu   sync.Mutex
+	out  NodeVerification
 }
 
 func (c *nodeCheck) problem(count *int64, format string, args ...any) {
@@ -95,13 +111,14 @@ func (c *nodeCheck) problem(count *int64, format string, args ...any) {
 
 func (c *nodeCheck) all(ctx context.Context, own bool) {
 	if err := c.reach(ctx); err != nil {
-		if c.run.Verify == VerifyReachable {
+		if c.run.Verify == VerifyReachable && !c.answers(ctx) {
 			c.out.Skipped = err.Error()
 			return
 		}
 		c.problem(nil, "%v", err)
 		return
 	}
+	c.read = true
 	c.documents(ctx)
 	c.listing(ctx)
 	if own {
@@ -109,8 +126,8 @@ func (c *nodeCheck) all(ctx context.Context, own bool) {
 	}
 }
 
-// read makes the options of a read that sees every write of the run.
-func (c *nodeCheck) read(extra ...client.ReadOption) []client.ReadOption {
+// options makes the options of a read that sees every write of the run.
+func (c *nodeCheck) options(extra ...client.ReadOption) []client.ReadOption {
 	return append([]client.ReadOption{c.at, client.WithConsistency(client.AtIndex(c.run.lastIndex))}, extra...)
 }
 
@@ -119,7 +136,7 @@ func (c *nodeCheck) reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.run.VerifyWait)
 	defer cancel()
 	for {
-		_, _, err := c.run.cl.GetCollection(ctx, c.run.Collection, c.read()...)
+		_, _, err := c.run.cl.GetCollection(ctx, c.run.Collection, c.options()...)
 		if err == nil {
 			return nil
 		}
@@ -127,6 +144,15 @@ func (c *nodeCheck) reach(ctx context.Context) error {
 			return fmt.Errorf("the node did not reach index %d in %s: %w", c.run.lastIndex, c.run.VerifyWait, err)
 		}
 	}
+}
+
+// answers says whether the node answers anything, also that it is not ready.
+func (c *nodeCheck) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	_, _, err := c.run.cl.Ready(ctx, c.out.Endpoint)
+	var e *client.Error
+	return err == nil || errors.As(err, &e) && e.Status != 0
 }
 
 // documents reads each document that was acknowledged.
@@ -160,7 +186,7 @@ func (c *nodeCheck) documents(ctx context.Context) {
 
 func (c *nodeCheck) document(ctx context.Context, n int64) bool {
 	r, id := c.run, c.run.id(n)
-	doc, _, err := r.cl.GetDocument(ctx, r.Collection, id, c.read(client.WithEmbeddings(client.AsBase64))...)
+	doc, _, err := r.cl.GetDocument(ctx, r.Collection, id, c.options(client.WithEmbeddings(client.AsBase64))...)
 	switch {
 	case client.IsNotFound(err):
 		c.problem(&c.out.Lost, "%s is lost: %v", id, err)
@@ -209,7 +235,7 @@ func (c *nodeCheck) listing(ctx context.Context) {
 	seen := map[string]int{}
 	query := client.ListQuery{Owner: r.owner(), Limit: 1000}
 	for {
-		page, _, err := r.cl.ListDocuments(ctx, r.Collection, query, c.read()...)
+		page, _, err := r.cl.ListDocuments(ctx, r.Collection, query, c.options()...)
 		if err != nil {
 			c.problem(nil, "the documents can't be listed: %v", err)
 			return
@@ -248,7 +274,7 @@ func (c *nodeCheck) totals(ctx context.Context) {
 			return
 		}
 	}
-	got, _, err := r.cl.GetCollection(ctx, r.Collection, c.read()...)
+	got, _, err := r.cl.GetCollection(ctx, r.Collection, c.options()...)
 	if err != nil {
 		c.problem(nil, "the collection can't be read: %v", err)
 		return

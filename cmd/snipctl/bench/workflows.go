@@ -44,7 +44,7 @@ type WorkflowResult struct {
 	ThinkMs      int64   `json:"think_ms"`
 	Collection   string  `json:"collection"`
 	// Started workflows are Completed or Failed.
-	Started   int64   `json:"started"`
+	Starts
 	Completed int64   `json:"completed"`
 	Failed    int64   `json:"failed"`
 	Seconds   float64 `json:"seconds"`
@@ -52,7 +52,8 @@ type WorkflowResult struct {
 	// Bytes are text and vectors, as they are stored.
 	MBPerSecond float64 `json:"mb_per_second"`
 	// Create and Embed are the two calls; Workflow is from the moment a
-	// workflow was due to its end, thinking included.
+	// workflow was due to its end, thinking included. Workflows that were due
+	// and not started are in Create and Workflow: see Summary.NotStarted.
 	Create   Summary          `json:"create"`
 	Embed    Summary          `json:"embed"`
 	Workflow Summary          `json:"workflow"`
@@ -65,7 +66,9 @@ type WorkflowResult struct {
 	Verification *Verification `json:"verification,omitempty"`
 }
 
-// OK says that nothing failed, and that nothing was lost or doubled.
+// OK says that nothing failed, and that nothing was lost or doubled. Workflows
+// that were not started are none of these: they say that the load was more than
+// the workers could do, which is a result.
 func (r *WorkflowResult) OK() bool {
 	return r.Failed == 0 && r.Completed > 0 && (r.Verification == nil || r.Verification.OK)
 }
@@ -107,9 +110,9 @@ func (w Workflows) Run(ctx context.Context, env *Env) (*WorkflowResult, error) {
 		return nil, err
 	}
 	stop := env.live(r.line)
-	started, elapsed := w.Load.Run(ctx, r.job)
+	starts, elapsed := w.Load.Run(ctx, r.job, r.missed)
 	stop()
-	result := r.result(started, elapsed)
+	result := r.result(starts, elapsed)
 	if w.Verify != VerifyNone && ctx.Err() == nil {
 		env.say("verifying %d documents", len(r.revisions))
 		result.Verification = r.verify(ctx, own)
@@ -142,6 +145,12 @@ func (r *workflowRun) job(ctx context.Context, _ int, n int64, due time.Time) {
 	r.revisions[n] = revision
 	r.lastIndex = max(r.lastIndex, index)
 	r.mu.Unlock()
+}
+
+// missed counts a workflow that was not started, with its first call.
+func (r *workflowRun) missed(_ int64, waited time.Duration) {
+	r.create.Missed(waited)
+	r.workflow.Missed(waited)
 }
 
 func (r *workflowRun) do(ctx context.Context, n int64, due time.Time) (revision, index uint64, err error) {
@@ -202,12 +211,12 @@ func (r *workflowRun) line(elapsed time.Duration) string {
 		elapsed.Seconds(), total.Count, rate, create.P50, create.P99, embed.P50, embed.P99, r.counters.retries.Total(), total.Failed)
 }
 
-func (r *workflowRun) result(started int64, elapsed time.Duration) *WorkflowResult {
+func (r *workflowRun) result(starts Starts, elapsed time.Duration) *WorkflowResult {
 	workflow := r.workflow.Summary(elapsed)
 	out := &WorkflowResult{
 		Workers: r.Workers, Rate: r.Rate, Snippets: r.Snippets, SnippetBytes: r.SnippetBytes, Dimension: r.Dimension,
 		ThinkMs: r.Think.Milliseconds(), Collection: r.Collection,
-		Started: started, Completed: workflow.Count, Failed: started - workflow.Count,
+		Starts: starts, Completed: workflow.Count, Failed: starts.Started - workflow.Count,
 		Seconds: elapsed.Seconds(), PerSecond: workflow.PerSecond,
 		Create: r.create.Summary(elapsed), Embed: r.embed.Summary(elapsed), Workflow: workflow,
 		Retries: r.counters.retries.Map(), Errors: r.counters.errors.Map(), Replayed: r.replayed.Load(),
