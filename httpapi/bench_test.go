@@ -39,7 +39,7 @@ func BenchmarkDecodeEmbeddings(b *testing.B) {
 		if _, err := build.putEmbeddings("d", in.Model, in.Embeddings); err != nil {
 			b.Fatal(err)
 		}
-		if err := build.vectors.prepare(nil); err != nil {
+		if err := build.vectors.prepare(nil, true); err != nil {
 			b.Fatal(err)
 		}
 	}

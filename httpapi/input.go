@@ -297,8 +297,9 @@ func (b *builder) putEmbeddings(id, model string, in []embeddingBody) (*command.
 
 // prepare fills the vectors into the command, for a collection that is nil if
 // there is none yet: then it will be made with the defaults, and the first
-// vector fixes its dimension.
-func (v *vectors) prepare(coll *snippet.Collection) error {
+// vector fixes its dimension. With judge it refuses vectors that the collection
+// can't take; without, the state machine does.
+func (v *vectors) prepare(coll *snippet.Collection, judge bool) error {
 	metric, dimension := snippet.Cosine, 0
 	if coll != nil {
 		metric, dimension = coll.Metric, coll.Dimension
@@ -307,7 +308,7 @@ func (v *vectors) prepare(coll *snippet.Collection) error {
 		if dimension == 0 {
 			dimension = slot.raw.Dimension()
 		}
-		if got := slot.raw.Dimension(); got != dimension {
+		if got := slot.raw.Dimension(); judge && got != dimension {
 			e := &requestError{
 				code: wire.CodeDimensionMismatch, field: slot.field,
 				detail: fmt.Sprintf("%s has %d values, the collection's dimension is %d", slot.field, got, dimension),

@@ -136,7 +136,9 @@ func proposeError(err error) error {
 
 // prepareVectors reads the collection from this node's own state, which may be
 // behind; what it finds wrong there the state machine would find as well, or
-// answers METRIC_CONFLICT.
+// answers METRIC_CONFLICT. A write with an idempotency key may be a replay, and
+// then what the collection is by now does not matter: only the state machine,
+// which looks at the key first, may refuse it.
 func (s *Server) prepareVectors(ctx context.Context, w *write) error {
 	if len(w.vectors.slots) == 0 {
 		return nil
@@ -150,7 +152,7 @@ func (s *Server) prepareVectors(ctx context.Context, w *write) error {
 	if err != nil {
 		return err
 	}
-	return w.vectors.prepare(coll)
+	return w.vectors.prepare(coll, w.command.GetIdempotency() == nil)
 }
 
 // checkRate asks the rate limits of the write's collection and token. Admin

@@ -54,6 +54,47 @@ func TestAReplayIsTheSameAnswer(t *testing.T) {
 	n.want(t, 201, nil, "POST", "/v1/collections/c/docs?timeout=3s", `{"content":"x"}`, wire.HeaderIdempotencyKey, "key-0", "X-Other", "1")
 }
 
+// A replay answers as the first time, though the same request without the key
+// would be refused by now.
+func TestAReplayDoesNotLookAtTheCollection(t *testing.T) {
+	n := startNode(t, nil)
+	requests := []struct{ method, path, body string }{
+		{"PUT", "/docs/d", `{"snippets":[{"content":"x","vector":[1,2,3]}]}`},
+		{"POST", "/docs", `{"snippets":[{"content":"x","vector":[1,2,3]}]}`},
+		{"PUT", "/docs/d/snippets/0", `{"content":"y","vector":[1,2,3]}`},
+		{"PATCH", "/docs/d/snippets/0", `{"vector":[1,2,3]}`},
+		{"PUT", "/docs/d/embeddings", `{"embeddings":[{"index":0,"vector":[1,2,3]}]}`},
+		{"POST", "/batch", `{"operations":[{"op":"put_doc","id":"e","doc":{"snippets":[{"content":"x","vector":[1,2,3]}]}}]}`},
+	}
+	const c = "/v1/collections/c"
+	var first []answer
+	for i, r := range requests {
+		a := n.do(t, r.method, c+r.path, r.body, wire.HeaderIdempotencyKey, fmt.Sprint("k", i))
+		if a.status >= 300 {
+			t.Fatalf("%s %s: %d %s", r.method, r.path, a.status, a.body)
+		}
+		first = append(first, a)
+	}
+	n.want(t, 204, nil, "DELETE", c, "")
+	n.want(t, 201, nil, "PUT", c, `{"dimension":4}`)
+	n.want(t, 201, nil, "PUT", c+"/docs/d", `{"content":"x"}`)
+	before := string(n.dump())
+	for i, r := range requests {
+		again := n.do(t, r.method, c+r.path, r.body, wire.HeaderIdempotencyKey, fmt.Sprint("k", i))
+		if again.status != first[i].status || !bytes.Equal(again.body, first[i].body) || again.header.Get(wire.HeaderReplayed) != "true" {
+			t.Errorf("%s %s: first %d %s\nthen %d %s", r.method, r.path, first[i].status, first[i].body, again.status, again.body)
+		}
+		for name, headers := range map[string][]string{"no key": nil, "a new key": {wire.HeaderIdempotencyKey, fmt.Sprint("new", i)}} {
+			if p := n.want(t, 422, nil, r.method, c+r.path, r.body, headers...).problem(t); p.Code != wire.CodeDimensionMismatch {
+				t.Errorf("%s %s with %s: %+v", r.method, r.path, name, p)
+			}
+		}
+	}
+	if after := string(n.dump()); after != before {
+		t.Errorf("something was changed:\n%s\n%s", before, after)
+	}
+}
+
 func TestRequestHashTellsRequestsApart(t *testing.T) {
 	n := startNode(t, nil)
 	n.want(t, 201, nil, "PUT", "/v1/collections/c/docs/d", `{"content":"x"}`)

@@ -292,11 +292,15 @@ func (t *trial) final(ctx context.Context, f *failure) *Error {
 	// call unknown, unless the state machine itself refused: it looks at the
 	// key first, so the earlier attempt had not been applied before, and its
 	// refusal is what a late one gets. write_conflict is of one attempt only and
-	// leaves no row under the key: an earlier attempt may still be applied.
+	// leaves no row under the key: an earlier attempt may still be applied. Nor
+	// does it count what a node refuses before the state machine has seen the key:
+	// a route that it does not know, and a field (a name that the state machine
+	// does not give). Another release than the earlier attempt's may look at more.
 	refused := false
 	switch e.Status {
 	case http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed, http.StatusUnprocessableEntity:
-		refused = e.Problem.Code != "" && !f.partial && e.Problem.Code != wire.CodeWriteConflict
+		refused = e.Problem.Code != "" && !f.partial && e.Problem.Field == "" &&
+			e.Problem.Code != wire.CodeWriteConflict && e.Problem.Code != wire.CodeRouteNotFound
 	}
 	switch {
 	case t.maybe && !refused:

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -248,6 +249,31 @@ func TestARefusalOfTheStateMachineIsFinalAndDefinite(t *testing.T) {
 		_, _, err := c.client(nil).PutDocument(t.Context(), "c", "d", content("x"), IfMatch(3))
 		if CodeOf(err) != code || OutcomeUnknown(err) || n.Load() != 2 {
 			t.Errorf("%s: %d requests, error %v", code, n.Load(), err)
+		}
+	}
+}
+
+// What a node refuses before the state machine has looked at the key says nothing
+// about an earlier attempt, which may have met another release.
+func TestAnEarlyRefusalAfterALostAnswerIsUnknown(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	for _, p := range []wire.Problem{{Code: wire.CodeDimensionMismatch, Field: "vector"}, {Code: wire.CodeInvalidField, Field: "title"}, {Code: wire.CodeRouteNotFound}} {
+		for _, lost := range []bool{true, false} {
+			var n atomic.Int32
+			c.setHook(func(node *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
+				if n.Add(1) == 1 && lost {
+					reset(w)
+					return true
+				}
+				p.Outcome = OutcomeNotApplied
+				w.Header().Set("Content-Type", wire.TypeProblem)
+				w.WriteHeader(p.Code.Info().Status)
+				_ = json.NewEncoder(w).Encode(p)
+				return true
+			})
+			if _, _, err := c.client(nil).PutDocument(t.Context(), "c", "d", content("x")); CodeOf(err) != p.Code || OutcomeUnknown(err) != lost {
+				t.Errorf("%s after a lost answer (%v): unknown %v, error %v", p.Code, lost, OutcomeUnknown(err), err)
+			}
 		}
 	}
 }
