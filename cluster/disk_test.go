@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,8 +91,11 @@ func TestAFollowerWithoutRoomTakesNoEntries(t *testing.T) {
 	if at := leader.raft.Load(); at.State() != raft.Leader || at.CurrentTerm() != term || f.Leader().ID != leader.id {
 		t.Errorf("%s leads no more, or the follower (leader %q) does not know", leader.id, f.Leader().ID)
 	}
-	if s := f.LocalStatus(); len(s.Errors) == 0 {
-		t.Error("its status does not say so")
+	if s := f.LocalStatus(); len(s.Errors) == 0 || s.DiskLeftBytes != full || s.DiskLowBytes != 1<<30 || !slices.Contains(s.Refusing, contract.DiskLow) {
+		t.Errorf("its status does not say so: %+v", s)
+	}
+	if s := leader.LocalStatus(); s.DiskLeftBytes != plenty || s.DiskLowBytes != 1<<30 || len(s.Refusing) > 0 {
+		t.Errorf("the leader has space, and says %+v", s)
 	}
 	d.set(plenty, f.id)
 	since := time.Now()

@@ -38,6 +38,12 @@ func (n *Node) LocalStatus() contract.NodeStatus {
 			s.Errors = append(s.Errors, err.Error())
 		}
 	}
+	s.DiskLeftBytes, s.DiskLowBytes = n.gates.disk()
+	for _, reason := range gateReasons {
+		if n.gates.refusing(reason) >= 1 {
+			s.Refusing = append(s.Refusing, reason)
+		}
+	}
 	if text := n.diskError(); text != "" {
 		s.Errors = append(s.Errors, text)
 	}

@@ -266,6 +266,10 @@ func renderNode(n *contract.NodeStatus) wire.NodeStatus {
 			LiveSSTBytes: n.Storage.LiveSSTBytes, BackgroundErrors: n.Storage.BackgroundErrors,
 		},
 	}
+	out.DiskLeftBytes, out.DiskLowBytes = n.DiskLeftBytes, n.DiskLowBytes
+	for _, reason := range n.Refusing {
+		out.Refusing = append(out.Refusing, string(reason))
+	}
 	if out.Errors == nil {
 		out.Errors = []string{}
 	}

@@ -96,6 +96,13 @@ type NodeStatus struct {
 	// Restoring is true while a snapshot from the leader is being installed.
 	Restoring     bool
 	DiskFreeBytes uint64
+	// DiskLeftBytes is DiskFreeBytes less what is in memory and must still go to
+	// files, DiskLowBytes the mark below which the node refuses writes other than
+	// deletions. Both are 0 if the disk is not checked.
+	DiskLeftBytes, DiskLowBytes uint64
+	// Refusing are the gates that are closed: each refuses every write that this
+	// node is asked for.
+	Refusing []OverloadReason
 	// ClockMs is the node's clock, Unix milliseconds, when it answered.
 	ClockMs int64
 	State   StateStatus
