@@ -106,7 +106,9 @@ func (n *Node) configError(err error) error {
 
 // AddMember adds a node, as one without a vote; it gets its vote when it has
 // caught up, unless m.Learner. The node itself must be running and have been
-// started with --join; nodes that join by themselves need no AddMember.
+// started with --join; nodes that join by themselves need no AddMember. A
+// member that is there already at the same address stays as it is; at another
+// address it is refused.
 //
 // Errors of this and the other changes: *contract.MembershipError (refused),
 // contract.ErrNoLeader, ErrNotReady, *contract.OutcomeUnknownError.
@@ -184,7 +186,7 @@ func (n *Node) onChange(ctx context.Context, _ string, req *changeRequest) (*emp
 	var err error
 	switch req.Op {
 	case opAdd:
-		_, err = n.takeIn(ctx, r, &announceRequest{Member: req.Member, Fresh: suffrage(r, req.ID) == raft.Staging})
+		err = n.add(ctx, r, req.Member)
 	case opRemove:
 		err = n.remove(ctx, r, req.ID, req.Force)
 	case opPromote:
@@ -198,6 +200,26 @@ func (n *Node) onChange(ctx context.Context, _ string, req *changeRequest) (*emp
 		return nil, err
 	}
 	return &empty{}, nil
+}
+
+// add takes a new node in. A node that is a member already says itself where it
+// is, by announcing itself: an operator who gave its id to another address would
+// send a voter's entries to a node that has not got its vote.
+func (n *Node) add(ctx context.Context, r *raft.Raft, m contract.Member) error {
+	s, known := findServer(r, m.ID)
+	if !known {
+		_, err := n.takeIn(ctx, r, &announceRequest{Member: m, Fresh: true})
+		return err
+	}
+	row := n.memberRow(m.ID)
+	switch {
+	case string(s.Address) != m.RaftAddr:
+	case row == nil:
+		return n.setRow(ctx, m) // an addition that was cut off, repeated
+	case (m.HTTPAddr == "" || m.HTTPAddr == row.GetHttpAddr()) && (!m.Learner || row.GetLearner()):
+		return nil
+	}
+	return &contract.MembershipError{Detail: fmt.Sprintf("node %s is a member already, at %s: it tells a new address itself when it starts there; to put another node in its place, remove it first", m.ID, s.Address)}
 }
 
 func notMember(id string) error {

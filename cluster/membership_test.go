@@ -285,6 +285,46 @@ func TestANodeOfAnotherClusterIsRefused(t *testing.T) {
 	}
 }
 
+// TestAddingAMemberAgainChangesNothing adds a voter's id at another address, as
+// an operator who mistook the id would: its entries would go there.
+func TestAddingAMemberAgainChangesNothing(t *testing.T) {
+	c := newTestCluster(t)
+	c.three()
+	leader, f := c.leader(), c.follower()
+	find := func() (found contract.Member) {
+		for _, m := range leader.Members() {
+			if m.ID == f.id {
+				found = m
+			}
+		}
+		return found
+	}
+	eventually(t, "its row is there", func() error {
+		if m := find(); leader.memberRow(f.id) == nil || !m.Voter {
+			return fmt.Errorf("%+v", m)
+		}
+		return nil
+	})
+	before := find()
+	for name, m := range map[string]contract.Member{
+		"another Raft address": {ID: f.id, RaftAddr: "127.0.0.1:1"},
+		"another HTTP address": {ID: f.id, RaftAddr: before.RaftAddr, HTTPAddr: "http://127.0.0.1:1"},
+		"as a learner":         {ID: f.id, RaftAddr: before.RaftAddr, Learner: true},
+	} {
+		err := c.follower().AddMember(t.Context(), m) // by way of the leader
+		var refused *contract.MembershipError
+		if !errors.As(err, &refused) || refused.NotFound {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := leader.AddMember(t.Context(), contract.Member{ID: f.id, RaftAddr: before.RaftAddr}); err != nil {
+		t.Errorf("the same again: %v", err)
+	}
+	if after := find(); after != before {
+		t.Errorf("it was %+v and is %+v", before, after)
+	}
+}
+
 func TestANewAddressIsLearned(t *testing.T) {
 	c := newTestCluster(t)
 	c.three()
