@@ -61,7 +61,8 @@ type Admin interface {
 	Status(ctx context.Context) (*contract.Status, error)
 	Members() []contract.Member
 	// AddMember adds a node as a learner that is promoted when it has caught
-	// up, unless it asked never to vote.
+	// up, unless it asked never to vote. One that is a member already stays as
+	// it is at the same address, and is refused at another.
 	AddMember(ctx context.Context, m contract.Member) error
 	// RemoveMember takes a node out. It is refused if the voters that are left
 	// and answer were no quorum; force overrides that, but never removes the

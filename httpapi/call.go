@@ -176,8 +176,11 @@ func (c *call) answer(rep *reply) {
 func (c *call) fail(err error) {
 	e := translate(err)
 	outcome := ""
-	if c.route.mutates() {
+	if c.route.mutates() || c.refusedWrite() {
 		outcome = contract.Outcome(err)
+	}
+	if e.code == wire.CodeOutcomeUnknown {
+		outcome = contract.OutcomeUnknown
 	}
 	if e.code == wire.CodeInternal {
 		if c.proposed {
@@ -199,11 +202,28 @@ func (c *call) fail(err error) {
 		h.Set("Connection", "close")
 	}
 	p := e.problem(c.requestID, outcome)
+	if c.route.Creates && e.code == wire.CodeAlreadyExists {
+		// The client set no condition that could fail: 412 would speak of one.
+		p.Status = http.StatusConflict
+	}
 	body, err := encodeJSON(p)
 	if err != nil {
 		body = nil // a problem is made of texts and numbers: it can't fail
 	}
 	c.send(p.Status, wire.TypeProblem, body)
+}
+
+// refusedWrite says that the request is no route, or no method of one, and
+// that its method is one that writes: then nothing was.
+func (c *call) refusedWrite() bool {
+	if c.route != &noRoute && c.route != &noMethod {
+		return false
+	}
+	switch c.g.Request.Method {
+	case http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete:
+		return true
+	}
+	return false
 }
 
 // send writes the header that every answer has, and the body.
@@ -218,11 +238,14 @@ func (c *call) send(status int, contentType string, body []byte) {
 	}
 	c.g.Writer.WriteHeader(status)
 	c.g.Writer.WriteHeaderNow()
-	if len(body) > 0 {
+	if len(body) > 0 && !c.head() {
 		// An error here is a client that went away.
 		_, _ = c.g.Writer.Write(body)
 	}
 }
+
+// head says whether the answer is its header only.
+func (c *call) head() bool { return c.g.Request.Method == http.MethodHead }
 
 // setHeaders sets what every answer carries, unless the answer is the
 // leader's, which brought its own.
@@ -262,7 +285,9 @@ func (c *call) finish() {
 	}
 	m, class := c.s.metrics, string(c.route.Class)
 	m.received.WithLabelValues(class).Add(float64(c.received))
-	m.sent.WithLabelValues(class).Add(float64(max(c.g.Writer.Size(), 0)))
+	if !c.head() { // net/http drops what is written in answer to HEAD
+		m.sent.WithLabelValues(class).Add(float64(max(c.g.Writer.Size(), 0)))
+	}
 	method := c.route.Method
 	if method == "" {
 		method = "other" // no route: the method is the client's invention

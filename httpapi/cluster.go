@@ -69,16 +69,28 @@ func addMember(c *call, body []byte) (*reply, error) {
 			return nil, badRequest(wire.CodeInvalidField, "http", "http must be a base URL, for example http://10.0.0.4:8001")
 		}
 	}
+	status := http.StatusCreated
+	if _, known := c.member(in.ID); known {
+		status = http.StatusOK // AddMember refuses it, unless there is nothing to change
+	}
 	m := contract.Member{ID: in.ID, RaftAddr: in.RaftAddr, HTTPAddr: in.HTTPAddr, Learner: in.Learner}
 	if err := c.s.admin.AddMember(c.ctx(), m); err != nil {
 		return nil, err
 	}
-	for _, now := range c.s.admin.Members() {
-		if now.ID == in.ID {
-			m = now
-		}
+	if now, known := c.member(in.ID); known {
+		m = now
 	}
-	return &reply{status: http.StatusCreated, body: renderMember(m, c.s.backend.Leader().ID)}, nil
+	return &reply{status: status, body: renderMember(m, c.s.backend.Leader().ID)}, nil
+}
+
+// member returns a member as this node knows it.
+func (c *call) member(id string) (contract.Member, bool) {
+	members := c.s.admin.Members()
+	i := slices.IndexFunc(members, func(m contract.Member) bool { return m.ID == id })
+	if i < 0 {
+		return contract.Member{}, false
+	}
+	return members[i], true
 }
 
 // nodeText checks a node's id or address.
@@ -139,28 +151,54 @@ func transferLeader(c *call, body []byte) (*reply, error) {
 			return nil, err
 		}
 	}
+	before := c.s.backend.Leader().Term
 	if err := c.s.admin.TransferLeadership(c.ctx(), in.To); err != nil {
 		return nil, err
 	}
-	return &reply{status: 200, body: wire.TransferResult{Leader: c.s.newLeader(c.ctx(), in.To)}}, nil
+	leader, err := c.s.newLeader(c.ctx(), in.To, before)
+	if err != nil {
+		return nil, err
+	}
+	return &reply{status: 200, body: wire.TransferResult{Leader: leader}}, nil
 }
 
-// newLeader waits until this node knows who leads after a transfer, at most
-// as long as the request may take.
-func (s *Server) newLeader(ctx context.Context, to string) string {
+// newLeader waits until this node knows who leads after a transfer that began
+// in the term before. That the old leader stepped down does not say who comes
+// next: any voter may win the election, the old leader too.
+func (s *Server) newLeader(ctx context.Context, to string, before uint64) (string, error) {
 	ticker := time.NewTicker(transferPoll)
 	defer ticker.Stop()
 	for {
 		leader := s.backend.Leader()
-		if leader.ID != "" && (leader.ID == to || to == "" && !leader.Self) {
-			return leader.ID
+		switch {
+		case leader.ID == "":
+		case leader.ID == to, to == "" && !leader.Self:
+			return leader.ID, nil
+		case leader.Term > before && leader == s.backend.Leader():
+			// Seen twice, because id and term are not read as one: a leader that
+			// has just left could show up in the term of the next one.
+			return "", lostTransfer(leader, to)
 		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return leader.ID
+			return "", &requestError{
+				code:   wire.CodeOutcomeUnknown,
+				detail: "the leadership was handed over, and no new leader was known before the deadline; see /v1/cluster/status",
+			}
 		}
 	}
+}
+
+// lostTransfer is the error of a transfer after which another node leads.
+func lostTransfer(leader contract.LeaderInfo, to string) error {
+	e := &requestError{code: wire.CodeMembership, leader: leader.HTTPAddr}
+	if to == "" {
+		e.detail = fmt.Sprintf("no other voter was elected: %s leads again, in term %d", leader.ID, leader.Term)
+	} else {
+		e.detail = fmt.Sprintf("%s was not elected: %s leads, in term %d", to, leader.ID, leader.Term)
+	}
+	return e
 }
 
 // takeSnapshot acts on the node that was asked: each node has its own.

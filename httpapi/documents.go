@@ -94,6 +94,9 @@ func (c *call) streamDocument(v View, coll *snippet.Collection, doc *snippet.Doc
 		}
 		if from += len(piece); from < doc.SnippetCount {
 			c.startStream(wire.TypeJSON, doc.Revision)
+			if c.head() {
+				return &reply{written: true}, nil
+			}
 			if _, err := c.g.Writer.Write(buf.Bytes()); err != nil {
 				return nil, fmt.Errorf("httpapi: write answer: %w", err)
 			}

@@ -80,7 +80,7 @@ func (c *call) toLeader(leader contract.LeaderInfo, body []byte) (*reply, error)
 	}
 	if redirect {
 		c.s.metrics.redirected.Inc()
-		target, err := c.leaderURL(leader)
+		target, err := c.leaderURL(leader, wire.ParamRedirect)
 		if err != nil {
 			return nil, err
 		}
@@ -126,14 +126,16 @@ func leaderOf(err error) (contract.LeaderInfo, bool) {
 	return contract.LeaderInfo{}, false
 }
 
-// leaderURL is this request's address at the leader.
-func (c *call) leaderURL(leader contract.LeaderInfo) (string, error) {
+// leaderURL is this request's address at the leader, without the parameters
+// named.
+func (c *call) leaderURL(leader contract.LeaderInfo, without ...string) (string, error) {
 	if _, err := url.Parse(leader.HTTPAddr); err != nil {
 		return "", fmt.Errorf("httpapi: leader %q has address %q: %w", leader.ID, leader.HTTPAddr, contract.ErrNoLeader)
 	}
 	query := c.g.Request.URL.Query()
-	query.Del(wire.ParamRedirect)
-	query.Del(wire.ParamTimeout)
+	for _, name := range without {
+		query.Del(name)
+	}
 	target := strings.TrimSuffix(leader.HTTPAddr, "/") + c.g.Request.URL.EscapedPath()
 	if len(query) > 0 {
 		target += "?" + query.Encode()
@@ -148,7 +150,9 @@ var forwardedHeaders = []string{"Content-Type", "Accept", "If-Match", "If-None-M
 // connection was there means "not applied"; any later one is
 // an OutcomeUnknownError, because the leader may have the request.
 func (c *call) roundTrip(leader contract.LeaderInfo, body io.Reader, length int64) (*http.Response, error) {
-	target, err := c.leaderURL(leader)
+	// The time that is left goes in a header; a redirected client comes with
+	// its own timeout again.
+	target, err := c.leaderURL(leader, wire.ParamRedirect, wire.ParamTimeout)
 	if err != nil {
 		closeBody(body)
 		return nil, err

@@ -22,6 +22,12 @@ func (m *memory) Members() []contract.Member {
 func (m *memory) AddMember(_ context.Context, add contract.Member) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if i, err := m.find(add.ID); err == nil {
+		if m.members[i].RaftAddr != add.RaftAddr {
+			return &contract.MembershipError{Detail: "it is a member already"}
+		}
+		return nil
+	}
 	m.members = append(m.members, add)
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"go/token"
 	"io/fs"
 	"maps"
+	"net/http"
 	"os"
 	"reflect"
 	"regexp"
@@ -69,7 +70,7 @@ var operationDocs = map[string]operationDoc{
 		description: "With a metadata filter a page may hold fewer documents than the limit, even none, and still have a next page: one request reads a bounded number of records.",
 		status:      200, out: wire.DocumentList{}, answer: `{"items":[` + exampleDocument + `],"next_cursor":"bTE6ZDE"}`, codes: []wire.Code{wire.CodeNotFound}},
 	"POST /v1/collections/{collection}/docs": {id: "createDocument", tag: "documents", summary: "Create a document",
-		description: "Without an id in the body the server makes one (UUIDv7). An id that exists already is an error.",
+		description: "Without an id in the body the server makes one (UUIDv7). An id that exists already is a conflict: 409.",
 		in:          wire.DocumentInput{}, example: `{"title":"Raft","content":["A log is replicated.","A leader is elected."]}`, status: 201, out: wire.Document{}, answer: exampleDocument,
 		codes: append([]wire.Code{wire.CodeAlreadyExists}, documentCodes...)},
 	"DELETE /v1/collections/{collection}/docs": {id: "deleteOwner", tag: "documents", summary: "Delete the documents of one owner",
@@ -122,14 +123,16 @@ var operationDocs = map[string]operationDoc{
 		answer: `{"cluster_id":"01931c5e-0000-7000-8000-000000000000","leader":"n1","term":3,"nodes":[]}`},
 	"GET /v1/cluster/members": {id: "listMembers", tag: "cluster", summary: "The members, as this node knows them", status: 200, out: wire.MemberList{},
 		answer: `{"items":[` + exampleMember + `]}`},
-	"POST /v1/cluster/members": {id: "addMember", tag: "cluster", summary: "Add a node", description: "It begins as a learner and becomes a voter when it has caught up, unless `learner` is set.",
-		in: wire.MemberInput{}, example: `{"id":"n4","raft":"10.0.0.4:7001","http":"http://10.0.0.4:8001"}`, status: 201, out: wire.Member{}, answer: exampleMember,
+	"POST /v1/cluster/members": {id: "addMember", tag: "cluster", summary: "Add a node", description: "It begins as a learner and becomes a voter when it has caught up, unless `learner` is set. A member that is there already at the same address stays as it is: 200. At another address it is refused: a node says itself where it is when it starts.",
+		in: wire.MemberInput{}, example: `{"id":"n4","raft":"10.0.0.4:7001","http":"http://10.0.0.4:8001"}`, status: 201, also: []int{200}, out: wire.Member{}, answer: exampleMember,
 		codes: []wire.Code{wire.CodeInvalidField, wire.CodeMembership}},
 	"DELETE /v1/cluster/members/{node}": {id: "removeMember", tag: "cluster", summary: "Remove a node",
 		description: "Refused if the voters that would be left, and answer now, were no quorum: without them nothing can be written any more.", status: 204, codes: []wire.Code{wire.CodeNotFound, wire.CodeMembership}},
 	"POST /v1/cluster/members/{node}/promote": {id: "promoteMember", tag: "cluster", summary: "Make a learner a voter", status: 204,
 		codes: []wire.Code{wire.CodeNotFound, wire.CodeMembership}},
-	"POST /v1/cluster/transfer-leader": {id: "transferLeader", tag: "cluster", summary: "Hand the leadership over", in: wire.TransferInput{}, example: `{"to":"n2"}`,
+	"POST /v1/cluster/transfer-leader": {id: "transferLeader", tag: "cluster", summary: "Hand the leadership over",
+		description: "It answers when the new leader is known. If another node than the one named in `to` wins the election, that is 409 membership_conflict, and the detail says who leads; if nobody is known to lead before the deadline, 504 outcome_unknown.",
+		in:          wire.TransferInput{}, example: `{"to":"n2"}`,
 		status: 200, out: wire.TransferResult{}, answer: `{"leader":"n2"}`, codes: []wire.Code{wire.CodeInvalidField, wire.CodeNotFound, wire.CodeMembership}},
 	"POST /v1/cluster/snapshot": {id: "snapshot", tag: "cluster", summary: "Take a snapshot of this node", status: 200, out: wire.SnapshotResult{}, answer: `{"index":1200,"node":"n1"}`},
 	"GET /v1/cluster/consistency": {id: "getConsistency", tag: "cluster", summary: "Compare the states of all nodes",
@@ -216,7 +219,7 @@ func generate(t *testing.T) []byte {
 	out, err := json.MarshalIndent(object{
 		"openapi": "3.1.0",
 		"info": object{"title": "snipdb", "version": "v1", "license": object{"name": "Apache-2.0", "identifier": "Apache-2.0"},
-			"description": "A Raft-replicated database for snippets: the texts and embeddings that agents store and search. Every route is on every node; writes are passed on to the leader. Every answer carries X-Snipdb-Index, X-Snipdb-Term, X-Snipdb-Node, X-Snipdb-Cluster and X-Request-Id."},
+			"description": "A Raft-replicated database for snippets: the texts and embeddings that agents store and search. Every route is on every node; writes are passed on to the leader. Every GET route answers HEAD too. Every answer carries X-Snipdb-Index, X-Snipdb-Term, X-Snipdb-Node, X-Snipdb-Cluster and X-Request-Id."},
 		"paths":             paths,
 		"components":        object{"schemas": schemas, "headers": answerHeaders(), "parameters": allParameters()},
 		"x-snipdb-problems": codes,
@@ -275,7 +278,11 @@ func operation(schemas object, docs map[string]string, r *route, d operationDoc)
 	}
 	byStatus := map[int][]string{}
 	for _, code := range codesOf(r, d) {
-		byStatus[code.Info().Status] = append(byStatus[code.Info().Status], string(code))
+		status := code.Info().Status
+		if r.Creates && code == wire.CodeAlreadyExists {
+			status = http.StatusConflict
+		}
+		byStatus[status] = append(byStatus[status], string(code))
 	}
 	for status, codes := range byStatus {
 		if _, taken := answers[fmt.Sprint(status)]; taken {
@@ -501,9 +508,23 @@ func TestOpenAPIHasEveryRoute(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := map[string]bool{}
+	served, heads := map[string]bool{}, map[string]bool{}
 	for _, r := range s.engine.Routes() {
+		if r.Method == http.MethodHead {
+			heads[http.MethodGet+" "+openAPIPath(r.Path)] = true // described with its GET
+			continue
+		}
 		served[r.Method+" "+openAPIPath(r.Path)] = true
+	}
+	for name := range heads {
+		if !served[name] {
+			t.Errorf("HEAD is served without %s", name)
+		}
+	}
+	for name := range served {
+		if strings.HasPrefix(name, http.MethodGet+" ") && !heads[name] {
+			t.Errorf("%s is served and its HEAD is not", name)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(served)) {
 		if !described[name] {

@@ -20,6 +20,9 @@ type route struct {
 	OptionalBody bool
 	// Conditional routes take If-Match and If-None-Match on a write.
 	Conditional bool
+	// Creates is set where what exists already is a conflict in itself, and not
+	// a condition of the client's that failed: 409 in place of 412.
+	Creates bool
 	// Params are the query parameters beside those that all routes of the
 	// same way of serving take. A name that ends in "." is a prefix.
 	Params []string
@@ -74,7 +77,7 @@ var routes = []route{
 
 	{Method: http.MethodGet, Path: pathDocs, Class: classRead, Read: listDocuments,
 		Params: []string{wire.ParamOwnerType, wire.ParamOwnerID, wire.ParamLimit, wire.ParamCursor, wire.ParamOrder, wire.ParamMetadataPrefix}},
-	{Method: http.MethodPost, Path: pathDocs, Class: classWrite, Types: jsonOnly, MaxBody: maxCommandBody, Write: createDocument},
+	{Method: http.MethodPost, Path: pathDocs, Class: classWrite, Types: jsonOnly, MaxBody: maxCommandBody, Creates: true, Write: createDocument},
 	{Method: http.MethodDelete, Path: pathDocs, Class: classWrite, Write: deleteOwner,
 		Params: []string{wire.ParamOwnerType, wire.ParamOwnerID}},
 	{Method: http.MethodGet, Path: pathDoc, Class: classRead, Read: getDocument, Params: []string{wire.ParamWithEmbeddings}},

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -59,7 +60,7 @@ func TestCreateGivesAnIDAndALocation(t *testing.T) {
 		t.Errorf("%+v", again)
 	}
 	n.want(t, 201, nil, "POST", "/v1/collections/c/docs", `{"id":"mine"}`)
-	n.want(t, 412, nil, "POST", "/v1/collections/c/docs", `{"id":"mine"}`)
+	n.want(t, 409, nil, "POST", "/v1/collections/c/docs", `{"id":"mine"}`)
 }
 
 func TestIDsSurviveThePath(t *testing.T) {
@@ -219,6 +220,34 @@ func TestBatch(t *testing.T) {
 	}
 	if after := string(n.dump()); after != before {
 		t.Errorf("a batch that failed left something:\n%s\n%s", before, after)
+	}
+}
+
+// A batch that failed names no revision that was undone with it.
+func TestAFailedBatchTellsNoRevisionOfItsOwn(t *testing.T) {
+	n := startNode(t, nil)
+	n.want(t, 201, nil, "PUT", "/v1/collections/c/docs/old", `{"content":"x"}`)
+	for i, tc := range []struct {
+		first, second string
+		current       uint64
+	}{
+		{`{"op":"put_doc","id":"new","doc":{}}`, `{"op":"put_doc","id":"new","doc":{},"if_absent":true}`, 0},
+		{`{"op":"put_doc","id":"old","doc":{}}`, `{"op":"patch_doc","id":"old","patch":{"title":"t"},"if_revision":2}`, 0},
+		{`{"op":"put_doc","id":"new","doc":{}}`, `{"op":"patch_doc","id":"old","patch":{"title":"t"},"if_revision":9999}`, 2},
+	} {
+		body := `{"operations":[` + tc.first + "," + tc.second + `]}`
+		var bodies [2]string
+		for attempt := range bodies { // the second is a replay
+			a := n.want(t, 412, nil, "POST", "/v1/collections/c/batch", body, wire.HeaderIdempotencyKey, fmt.Sprint("k", i))
+			bodies[attempt] = string(a.body)
+			p := a.problem(t)
+			if p.CurrentRevision != tc.current || p.Operation == nil || *p.Operation != 1 || strings.Contains(p.Detail, fmt.Sprint(n.index)) {
+				t.Errorf("%s: %s", tc.second, a.body)
+			}
+		}
+		if bodies[0] != bodies[1] {
+			t.Errorf("first %s\nthen %s", bodies[0], bodies[1])
+		}
 	}
 }
 

@@ -100,6 +100,13 @@ func (s *Server) newEngine() *gin.Engine {
 	}
 	for i := range routes {
 		e.Handle(routes[i].Method, routes[i].Path, s.handler(&routes[i]))
+		if routes[i].Method == http.MethodGet {
+			// RFC 9110 9.1 asks for both. The same handler serves HEAD, so
+			// that it has the same status and header.
+			head := routes[i]
+			head.Method = http.MethodHead
+			e.Handle(head.Method, head.Path, s.handler(&head))
+		}
 	}
 	e.NoRoute(s.handler(&noRoute))
 	e.NoMethod(s.handler(&noMethod))

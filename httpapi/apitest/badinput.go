@@ -162,7 +162,8 @@ func (c *checker) check(r row) {
 		return
 	}
 	outcome := ""
-	if r.method != http.MethodGet && r.status != http.StatusMethodNotAllowed && r.code != wire.CodeRouteNotFound && !ofOneNode(r.path) {
+	noRoute := r.status == http.StatusMethodNotAllowed || r.code == wire.CodeRouteNotFound
+	if r.method != http.MethodGet && r.method != http.MethodOptions && (noRoute || !ofOneNode(r.path)) {
 		outcome = "not_applied"
 	}
 	if p.Code != r.code || p.Status != r.status || r.field != "" && p.Field != r.field || p.Outcome != outcome || p.Detail == "" || p.RequestID == "" ||

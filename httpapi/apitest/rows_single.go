@@ -63,7 +63,7 @@ func documentRows() []row {
 	return append(out,
 		field("another id than the path's", "PUT", doc, `{"id":"e"}`, "id"),
 		field("a long id", "POST", docs, `{"id":"`+strings.Repeat("i", snippet.MaxIDBytes+1)+`"}`, "id"),
-		row{name: "an id that exists", method: "POST", path: docs, body: `{"id":"d"}`, status: 412, code: wire.CodeAlreadyExists},
+		row{name: "an id that exists", method: "POST", path: docs, body: `{"id":"d"}`, status: 409, code: wire.CodeAlreadyExists},
 		row{name: "another owner", method: "PUT", path: doc, body: `{"owner":{"type":"u","id":"2"}}`, status: 409, code: wire.CodeOwnerConflict},
 		row{name: "If-Match on what is not there", method: "PUT", path: docs + "/none", body: `{}`, headers: map[string]string{"If-Match": "*"}, status: 412, code: wire.CodeRevisionMismatch},
 		row{name: "no document", method: "PATCH", path: docs + "/none", body: `{"title":"x"}`, status: 404, code: wire.CodeNotFound},

@@ -17,7 +17,8 @@ type Problem struct {
 	Reason string `json:"reason,omitempty"`
 	// Operation is the number of the failing operation of a batch, from 0.
 	Operation *int `json:"operation,omitempty"`
-	// CurrentRevision is what If-Match was compared with; absent if the document is absent.
+	// CurrentRevision is what If-Match was compared with; absent if the document is
+	// absent, or if an earlier operation of the same batch had changed it.
 	CurrentRevision uint64 `json:"current_revision,omitempty"`
 	// Leader is the base URL of the leader's API, if it is known and matters.
 	Leader string `json:"leader,omitempty"`
@@ -26,7 +27,8 @@ type Problem struct {
 // Code is the stable name of an error.
 type Code string
 
-// The codes. Each has one HTTP status; the list in codeTable is the API's.
+// The codes. Each has one HTTP status, but for already_exists: it is 412 where
+// the client's If-None-Match: * failed, and 409 where a POST creates.
 const (
 	CodeInvalidJSON        Code = "invalid_json"
 	CodeInvalidField       Code = "invalid_field"
@@ -63,7 +65,8 @@ const (
 	CodeInternal           Code = "internal"
 )
 
-// CodeInfo is what a code means, and what a client should do.
+// CodeInfo is what a code means, and what a client should do. Status is that of
+// nearly every answer with the code; the answer's own is the one that counts.
 type CodeInfo struct {
 	Code   Code
 	Status int
@@ -88,7 +91,7 @@ var Codes = []CodeInfo{
 	{CodeNotFound, 404, "There is no such collection, document or snippet", "Check the name."},
 	{CodeRouteNotFound, 404, "There is no such route", "See /openapi.json."},
 	{CodeMethodNotAllowed, 405, "The route does not take this method", "See the Allow header."},
-	{CodeAlreadyExists, 412, "If-None-Match: * failed, it exists", "Read it, or write without the condition."},
+	{CodeAlreadyExists, 412, "It exists already", "Read it, or write without the condition; to create a document, choose another id."},
 	{CodeRevisionMismatch, 412, "If-Match failed, another write came first", "Read it again and repeat the change."},
 	{CodeOwnerConflict, 409, "A document's owner is fixed when it is created", "Delete the document, or leave the owner out."},
 	{CodeCollectionConflict, 409, "Dimension and metric can't change while vectors are stored", "Make another collection."},
