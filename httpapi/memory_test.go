@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -226,9 +227,9 @@ func (s *memoryState) mutate(m *command.Mutation, nowMs int64, index uint64) *co
 func check(c *command.Condition, revision uint64) *command.Result {
 	switch {
 	case c.GetIfAbsent() && revision != 0:
-		return &command.Result{Outcome: command.Outcome_ALREADY_EXISTS, Detail: "it exists", CurrentRevision: revision}
+		return &command.Result{Outcome: command.Outcome_ALREADY_EXISTS, Detail: fmt.Sprintf("it exists already, at revision %d", revision), CurrentRevision: revision}
 	case c.GetIfPresent() && revision == 0, c.GetIfRevision() != 0 && c.GetIfRevision() != revision:
-		return &command.Result{Outcome: command.Outcome_REVISION_MISMATCH, Detail: "another revision", CurrentRevision: revision}
+		return &command.Result{Outcome: command.Outcome_REVISION_MISMATCH, Detail: fmt.Sprintf("it is at revision %d", revision), CurrentRevision: revision}
 	}
 	return nil
 }

@@ -55,6 +55,13 @@ func refusal(r *command.Result, batch bool) error {
 	if e.detail == "" {
 		e.detail = code.Info().Title
 	}
+	// The state machine compares with what the operations before have made, which
+	// was undone with them: that revision does not exist. Its text names it as well;
+	// it is stored in rows, so it is replaced here and not there.
+	if batch && e.currentRevision == r.GetIndex() && e.currentRevision != 0 {
+		e.currentRevision = 0
+		e.detail = "an earlier operation of the same batch changed the document, so it is not as the condition asks; nothing was applied"
+	}
 	// A reused key is refused as a whole, before any operation was looked at.
 	if batch && r.GetOutcome() != command.Outcome_KEY_REUSED {
 		n := int(r.GetFailedOperation())
