@@ -10,12 +10,14 @@ import (
 	"github.com/snipdb/snipdb/httpapi/wire"
 )
 
-// Status returns the cluster as one node sees it: any, or that of OnEndpoint.
+// Status returns the cluster as one node sees it: any, or that of OnEndpoint,
+// which is the only option that it takes.
 func (c *Client) Status(ctx context.Context, opts ...ReadOption) (*wire.Status, Meta, error) {
 	return ask[wire.Status](ctx, c, http.MethodGet, path("cluster", "status"), opts)
 }
 
-// Members returns the members of the cluster as one node knows them.
+// Members returns the members of the cluster as one node knows them. The only
+// option that it takes is OnEndpoint.
 func (c *Client) Members(ctx context.Context, opts ...ReadOption) (*wire.MemberList, Meta, error) {
 	list, meta, err := ask[wire.MemberList](ctx, c, http.MethodGet, path("cluster", "members"), opts)
 	if err == nil {
@@ -72,7 +74,8 @@ func (c *Client) Snapshot(ctx context.Context, endpoint string) (*wire.SnapshotR
 }
 
 // Consistency compares the states of all nodes, where they have marked the
-// hash of them already: the node that is asked writes nothing.
+// hash of them already: the node that is asked writes nothing. The only option
+// that it takes is OnEndpoint.
 func (c *Client) Consistency(ctx context.Context, opts ...ReadOption) (*wire.Consistency, Meta, error) {
 	return ask[wire.Consistency](ctx, c, http.MethodGet, path("cluster", "consistency"), opts)
 }
@@ -105,14 +108,22 @@ func (c *Client) StopVerification(ctx context.Context, endpoint string) (*wire.V
 	return call[wire.Verification](ctx, c, r)
 }
 
-// Limits returns the rate limits of the cluster.
+// Limits returns the rate limits of the cluster. It is a read as those of the data
+// are, with their freshness: see WithConsistency, and Session.
 func (c *Client) Limits(ctx context.Context, opts ...ReadOption) (*wire.Limits, Meta, error) {
-	return ask[wire.Limits](ctx, c, http.MethodGet, path("cluster", "limits"), opts)
+	return read[wire.Limits](ctx, c, path("cluster", "limits"), nil, opts)
 }
 
 // SetLimits replaces the rate limits of the cluster.
 func (c *Client) SetLimits(ctx context.Context, in wire.Limits, opts ...WriteOption) (*wire.Limits, Meta, error) {
 	return write[wire.Limits](ctx, c, http.MethodPut, path("cluster", "limits"), in, opts)
+}
+
+// Live asks one node whether its process answers; whether it can serve is another
+// question, see Ready. The node is asked once.
+func (c *Client) Live(ctx context.Context, endpoint string) (*wire.Ready, Meta, error) {
+	r := &request{method: http.MethodGet, path: "/livez", kind: kindNode, pin: endpoint, once: true}
+	return call[wire.Ready](ctx, c, r)
 }
 
 // Ready asks one node whether it can serve. A node that answers "no" is an

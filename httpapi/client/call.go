@@ -98,9 +98,14 @@ func read[T any](ctx context.Context, c *Client, path string, q url.Values, opts
 	return call[T](ctx, c, &request{method: http.MethodGet, path: path, query: q, kind: kindRead, pin: cfg.endpoint})
 }
 
-// ask does a read of a node's own knowledge, which has no consistency.
+// ask does a read of a node's own knowledge. It has no consistency, so to ask for
+// one is an error: the answer would not be what the caller believes.
 func ask[T any](ctx context.Context, c *Client, method, path string, opts []ReadOption) (*T, Meta, error) {
-	return call[T](ctx, c, &request{method: method, path: path, kind: kindNode, pin: readConfig(opts).endpoint})
+	cfg := readConfig(opts)
+	if cfg.hasConsistency || cfg.embeddings != "" {
+		return nil, Meta{}, fmt.Errorf("client: %s %s shows what one node knows; it takes OnEndpoint, and no other option", method, path)
+	}
+	return call[T](ctx, c, &request{method: method, path: path, kind: kindNode, pin: cfg.endpoint})
 }
 
 // write does a write of data, with a key unless the caller wants none.

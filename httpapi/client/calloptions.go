@@ -114,7 +114,8 @@ const (
 )
 
 // WithConsistency sets the freshness of a read. In a Session it takes the
-// place of the session's own.
+// place of the session's own. Status, Members and Consistency show what one node
+// knows: to give it to them is an error, and a Session changes nothing about them.
 func WithConsistency(c Consistency) ReadOption {
 	return readOption(func(cfg *callConfig) { cfg.consistency, cfg.hasConsistency = c, true })
 }

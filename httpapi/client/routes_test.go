@@ -1,32 +1,32 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/snipdb/snipdb/httpapi/wire"
 )
 
-func TestEachCallIsItsRoute(t *testing.T) {
-	c := newFakeCluster(t, 1)
-	c.setHook(func(n *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
-		c.with(func() { n.headers(w, 7, "") })
-		_, _ = io.WriteString(w, "{}")
-		return true
-	})
-	cl := c.client(func(o *Options) { o.Token = "id.secret" })
-	ctx, node := t.Context(), c.nodes[0].srv.URL
+// routeCall is a call and the request that it must be.
+type routeCall struct {
+	want string // method, path with query, body
+	key  bool
+	call func() (Meta, error)
+}
+
+// routeCalls are calls of every method but Import and Members.
+func routeCalls(ctx context.Context, cl *Client, node string) []routeCall {
 	one := 1
-	for _, tc := range []struct {
-		want string // method, path with query, body
-		key  bool
-		call func() (Meta, error)
-	}{
+	return []routeCall{
 		{`PUT /v1/collections/c/docs/d {"title":"T","content":["x"]}`, true, func() (Meta, error) {
 			_, m, err := cl.PutDocument(ctx, "c", "d", wire.DocumentInput{ID: "d", Title: "T", Content: wire.Content{"x"}})
 			return m, err
@@ -102,10 +102,22 @@ func TestEachCallIsItsRoute(t *testing.T) {
 			_, m, err := cl.SetLimits(ctx, wire.Limits{RateLimits: []wire.RateLimit{}})
 			return m, err
 		}},
+		{`GET /livez `, false, func() (Meta, error) { _, m, err := cl.Live(ctx, node); return m, err }},
 		{`GET /readyz `, false, func() (Meta, error) { _, m, err := cl.Ready(ctx, node); return m, err }},
 		{`GET /metrics `, false, func() (Meta, error) { _, m, err := cl.NodeMetrics(ctx, node); return m, err }},
 		{`GET /openapi.json `, false, func() (Meta, error) { _, m, err := cl.OpenAPI(ctx, ""); return m, err }},
-	} {
+	}
+}
+
+func TestEachCallIsItsRoute(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	c.setHook(func(n *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
+		c.with(func() { n.headers(w, 7, "") })
+		_, _ = io.WriteString(w, "{}")
+		return true
+	})
+	cl := c.client(func(o *Options) { o.Token = "id.secret" })
+	for _, tc := range routeCalls(t.Context(), cl, c.nodes[0].srv.URL) {
 		before := len(c.requests())
 		meta, err := tc.call()
 		if err != nil {
@@ -143,6 +155,42 @@ func TestEachCallIsItsRoute(t *testing.T) {
 		if meta.Index != 7 || meta.Term != 1 || meta.Node != "n1" || meta.Cluster != "c1" || meta.Attempts != 1 || meta.Status != 200 {
 			t.Errorf("%s: meta %+v", tc.want, meta)
 		}
+	}
+}
+
+// Every route of the API is a call of the client, and the other way round.
+func TestEveryRouteHasACall(t *testing.T) {
+	text, err := os.ReadFile("../openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Paths map[string]map[string]json.RawMessage `json:"paths"`
+	}
+	if err := json.Unmarshal(text, &file); err != nil {
+		t.Fatal(err)
+	}
+	// Import and Members have tests of their own: the one streams, the other is
+	// asked in the background as well.
+	called := []string{"POST /v1/collections/c/import", "GET /v1/cluster/members"}
+	for _, tc := range routeCalls(t.Context(), nil, "") {
+		parts := strings.SplitN(tc.want, " ", 3)
+		target, _, _ := strings.Cut(parts[1], "?")
+		called = append(called, parts[0]+" "+target)
+	}
+	parameter := regexp.MustCompile(`\\\{\w+\\\}`)
+	for path, methods := range file.Paths {
+		route := parameter.ReplaceAllString(regexp.QuoteMeta(path), "[^/]+")
+		for method := range methods {
+			one := regexp.MustCompile("^" + strings.ToUpper(method) + " " + route + "$")
+			if !slices.ContainsFunc(called, one.MatchString) {
+				t.Errorf("no call is %s %s", method, path)
+			}
+			called = slices.DeleteFunc(called, one.MatchString)
+		}
+	}
+	if len(called) > 0 {
+		t.Errorf("calls that are no route: %q", called)
 	}
 }
 

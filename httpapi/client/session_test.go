@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,53 @@ func (c *fakeCluster) lastQuery() url.Values {
 		c.t.Fatal(err)
 	}
 	return v
+}
+
+// The limits are data: a read of them is as fresh as it is asked to be.
+func TestLimitsAreReadAsDataIs(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	c.setHook(func(n *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
+		c.with(func() { n.headers(w, 7, "") })
+		_, _ = w.Write([]byte("{}"))
+		return true
+	})
+	s := c.client(nil).NewSession()
+	for _, step := range []struct {
+		opts []ReadOption
+		want string
+	}{
+		{nil, ""},
+		{nil, "cluster_id=c1&consistency=session&min_index=7"}, // the first one has shown it
+		{[]ReadOption{WithConsistency(Linearizable())}, "consistency=linearizable"},
+		{[]ReadOption{WithConsistency(Bounded(time.Second)), OnEndpoint(c.urls()[0])}, "consistency=bounded&max_staleness=1s"},
+	} {
+		if _, _, err := s.Limits(t.Context(), step.opts...); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.lastQuery().Encode(); got != step.want {
+			t.Errorf("asked for %q, want %q", got, step.want)
+		}
+	}
+}
+
+// What a node knows has no consistency: to ask for one is an error.
+func TestWhatANodeKnowsHasNoConsistency(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	cl := c.client(nil)
+	for name, ask := range map[string]func(...ReadOption) error{
+		"status":      func(o ...ReadOption) error { _, _, err := cl.Status(t.Context(), o...); return err },
+		"members":     func(o ...ReadOption) error { _, _, err := cl.Members(t.Context(), o...); return err },
+		"consistency": func(o ...ReadOption) error { _, _, err := cl.Consistency(t.Context(), o...); return err },
+	} {
+		for _, opt := range []ReadOption{WithConsistency(Linearizable()), WithConsistency(Local()), WithEmbeddings(AsBase64)} {
+			if err := ask(OnEndpoint(c.urls()[0]), opt); err == nil || !strings.Contains(err.Error(), "OnEndpoint") {
+				t.Errorf("%s: error %v", name, err)
+			}
+		}
+	}
+	if n := len(c.requests()); n != 0 {
+		t.Errorf("%d requests were sent", n)
+	}
 }
 
 func TestASessionAsksForWhatItHasSeen(t *testing.T) {
