@@ -31,9 +31,9 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "check what goes wrong most often: disk, limits, memory, clocks, versions, nodes",
 		Long: `Checks the disk under each --data-dir by writing and syncing a small file there,
-this machine's limits, and what the nodes say of themselves. Each finding is ok,
-warn, fail or skip (not measured), with what to do. The exit code is 1 if any
-check fails.`,
+this machine's limits, and what the nodes say of themselves: those of --endpoints, and
+all others that they know. Each finding is ok, warn, fail or skip (not measured),
+with what to do. The exit code is 1 if any check fails.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			budget, err := parseSize(memory)
@@ -79,7 +79,7 @@ func (a *app) printChecks(checks []doctor.Check) error {
 	return err
 }
 
-// examine checks the cluster.
+// examine checks the cluster: the endpoints, and the members that they name.
 func (a *app) examine(ctx context.Context) []doctor.Check {
 	views := a.survey(ctx)
 	status, err := merge(views)
@@ -87,15 +87,33 @@ func (a *app) examine(ctx context.Context) []doctor.Check {
 		return []doctor.Check{{Name: "reachable", Where: strings.Join(a.endpoints, ","), Verdict: doctor.Fail, Found: err.Error(),
 			Advice: "Start the nodes, or give their addresses with --endpoints."}}
 	}
+	views = append(views, a.surveyOf(ctx, unasked(status, views))...)
+	if status, err = merge(views); err != nil { // not with more views than before
+		return []doctor.Check{{Name: "reachable", Where: "cluster", Verdict: doctor.Fail, Found: err.Error()}}
+	}
 	checks := append(doctor.Nodes(status), doctor.Versions(status, version))
+	var members, answering []string
+	for _, n := range status.Nodes {
+		if n.ID != "?" {
+			members = append(members, n.ID)
+		}
+	}
+	for _, v := range views {
+		if v.err == nil {
+			answering = append(answering, v.endpoint)
+		}
+	}
 	samples := clockSamplesOf(views)
 	for range clockSamples - 1 {
-		samples = append(samples, clockSamplesOf(a.survey(ctx))...)
+		samples = append(samples, clockSamplesOf(a.surveyOf(ctx, answering))...)
 	}
-	return append(append(checks, doctor.Clocks(samples)), a.nodeMetrics(ctx, status, views)...)
+	return append(append(checks, doctor.Clocks(members, samples)), a.nodeMetrics(ctx, status, views)...)
 }
 
-// clockSamplesOf takes of each view what the answering node said of its clock.
+// clockSamplesOf takes of each view what the nodes said of their clocks. The
+// answering node asks the others while it is asked itself, so their clocks too
+// were read within the round trip; a node that can't be reached from here is
+// known in this way.
 func clockSamplesOf(views []view) []doctor.ClockSample {
 	var out []doctor.ClockSample
 	for _, v := range views {
@@ -103,7 +121,7 @@ func clockSamplesOf(views []view) []doctor.ClockSample {
 			continue
 		}
 		for _, n := range v.status.Nodes {
-			if n.ID == v.node {
+			if n.Reachable && n.ClockMs != 0 {
 				out = append(out, doctor.ClockSample{Node: n.ID, ClockMs: n.ClockMs, Sent: v.sent, RTT: v.rtt})
 			}
 		}

@@ -30,10 +30,12 @@ type view struct {
 
 // survey asks every endpoint for the cluster's status at the same time, each
 // for itself, so that the answer does not hang on one node's view.
-func (a *app) survey(ctx context.Context) []view {
-	views := make([]view, len(a.endpoints))
+func (a *app) survey(ctx context.Context) []view { return a.surveyOf(ctx, a.endpoints) }
+
+func (a *app) surveyOf(ctx context.Context, endpoints []string) []view {
+	views := make([]view, len(endpoints))
 	var wait sync.WaitGroup
-	for i, endpoint := range a.endpoints {
+	for i, endpoint := range endpoints {
 		wait.Go(func() { views[i] = a.ask(ctx, endpoint) })
 	}
 	wait.Wait()
@@ -132,6 +134,21 @@ func setLag(s *wire.Status) {
 
 func knownEndpoint(nodes []wire.NodeStatus, endpoint string) bool {
 	return slices.ContainsFunc(nodes, func(n wire.NodeStatus) bool { return sameAddress(n.HTTPAddr, endpoint) })
+}
+
+// unasked returns the addresses of the nodes that the status knows and that none
+// of the views asked, neither under that address nor under another one.
+func unasked(s *wire.Status, views []view) []string {
+	var out []string
+	for _, n := range s.Nodes {
+		asked := slices.ContainsFunc(views, func(v view) bool {
+			return sameAddress(v.endpoint, n.HTTPAddr) || v.err == nil && v.node == n.ID
+		})
+		if n.HTTPAddr != "" && !asked {
+			out = append(out, n.HTTPAddr)
+		}
+	}
+	return out
 }
 
 func sameAddress(a, b string) bool {

@@ -4,6 +4,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,8 +45,11 @@ const (
 	fsyncTooFast = 15 * time.Microsecond
 	// RocksDB keeps hundreds of files open, and each client is one.
 	filesWarn, filesFail = 16384, 1024
-	// Compaction and snapshots need room for a while.
+	// Compaction and snapshots need room for a while. These are for a directory,
+	// and for a node that does not tell its low-water mark; one that does is
+	// judged by that, and less than diskSpare marks left is too near to it.
 	diskWarn, diskFail = 5 << 30, 1 << 30
+	diskSpare          = 2
 	// Clocks only date documents and expire idempotency keys.
 	clockWarn, clockFail = 500 * time.Millisecond, time.Minute
 	// A follower this many entries behind serves old reads.
@@ -126,8 +130,7 @@ func node(n wire.NodeStatus) []Check {
 	out := []Check{
 		Check{Name: "lag", Where: n.ID, Verdict: judge(n.Lag > lagFail, n.Lag > lagWarn || n.Restoring), Found: fmt.Sprintf("%d entries", n.Lag)}.
 			advise("The node applies more slowly than the leader writes: look at its disk, its CPU and its storage stalls."),
-		Check{Name: "disk space", Where: n.ID, Verdict: judge(n.DiskFreeBytes < diskFail, n.DiskFreeBytes < diskWarn), Found: bytesText(n.DiskFreeBytes) + " free"}.
-			advise("Free space on the node's disk before it refuses writes (--disk-low-bytes)."),
+		diskOf(n),
 		Check{Name: "storage", Where: n.ID, Verdict: judge(st.Stall == "stop" || st.BackgroundErrors > 0, st.Stall == "slowdown"),
 			Found: fmt.Sprintf("stall %s, %d background errors, %d L0 files", st.Stall, st.BackgroundErrors, st.L0Files)}.
 			advise("RocksDB holds writers back: compaction can't keep up (see --profile and --rocksdb-option), or the disk fails."),
@@ -135,9 +138,57 @@ func node(n wire.NodeStatus) []Check {
 			Found: fmt.Sprintf("%s, compared up to entry %d", n.State.Verdict, n.State.ComparedIndex)}.
 			advise("The node's data is not that of the others: see snipctl check consistency. A diverged node must be stopped, its directory emptied, and started again."),
 	}
+	out = append(out, gates(n)...)
 	if len(n.Errors) > 0 {
 		out = append(out, Check{Name: "errors", Where: n.ID, Verdict: Warn, Found: strings.Join(n.Errors, "; ")}.
-			advise("See the node's log."))
+			advise("See the node's other findings here, and its log."))
+	}
+	return out
+}
+
+// refusesDisk is the reason of a node that refuses writes for want of space.
+const refusesDisk = "disk_low"
+
+// diskOf judges a node's disk by the mark by which the node itself does.
+func diskOf(n wire.NodeStatus) Check {
+	c := Check{Name: "disk space", Where: n.ID, Found: bytesText(n.DiskFreeBytes) + " free"}
+	mark, left, refuses := n.DiskLowBytes, n.DiskLeftBytes, slices.Contains(n.Refusing, refusesDisk)
+	if mark > 0 {
+		c.Found += fmt.Sprintf(", %s when what is in memory is in files; the low-water mark is %s", bytesText(left), bytesText(mark))
+	}
+	switch {
+	case refuses && left >= mark+mark/5:
+		c.Verdict, c.Found = Fail, c.Found+"; it refuses writes (disk_low)"
+		return c.advise("This disk has space. Either too few voters have: free space on theirs, or start those that are down. Or the writes on their way would need more than there is: send less.")
+	case refuses || left < mark:
+		c.Verdict, c.Found = Fail, c.Found+"; it refuses all writes but deletions (disk_low)"
+		return c.advise("Free space or enlarge the disk; it takes writes again at 1.2 times the mark, without a restart. If the mark is too high for this disk, restart the node with a lower --disk-low-bytes.")
+	case mark > 0:
+		c.Verdict = judge(false, left < diskSpare*mark)
+	default:
+		c.Verdict = judge(n.DiskFreeBytes < diskFail, n.DiskFreeBytes < diskWarn)
+	}
+	return c.advise("Free space on the node's disk before it refuses writes (--disk-low-bytes).")
+}
+
+// gateAdvice is what to do about a gate that refuses every write.
+var gateAdvice = map[string]string{
+	"memory_low":      "The process is at its memory limit: lower --memory or --body-memory, or give it more and raise --memory-limit.",
+	"apply_lag":       "The node applies more slowly than the cluster commits: look at its disk, its CPU and its storage stalls.",
+	"storage_stalled": "RocksDB is near a write stall: compaction can't keep up (see --profile and --rocksdb-option), or the disk fails.",
+	"queue_full":      "More writes are on their way than the node takes at once: the clients repeat them. If it stays so, send less.",
+}
+
+// gates judges what else a node refuses writes for. A full queue drains in
+// moments, and is what an overload should look like; the others are faults.
+func gates(n wire.NodeStatus) []Check {
+	var out []Check
+	for _, reason := range n.Refusing {
+		if reason == refusesDisk {
+			continue // see diskOf
+		}
+		out = append(out, Check{Name: "writes", Where: n.ID, Verdict: judge(reason != "queue_full", true), Found: "every write is refused: " + reason}.
+			advise("%s", cmp.Or(gateAdvice[reason], "See the node's log.")))
 	}
 	return out
 }
@@ -179,18 +230,23 @@ func (c ClockSample) offset() time.Duration {
 	return time.UnixMilli(c.ClockMs).Sub(c.Sent.Add(c.RTT / 2))
 }
 
-// Clocks judges the differences between the nodes' clocks. Of several samples
-// of a node the one with the shortest round trip counts.
-func Clocks(samples []ClockSample) Check {
+// Clocks judges the differences between the clocks of the given nodes. Of
+// several samples of a node the one with the shortest round trip counts.
+func Clocks(nodes []string, samples []ClockSample) Check {
 	best := map[string]ClockSample{}
 	for _, s := range samples {
 		if b, ok := best[s.Node]; s.ClockMs != 0 && (!ok || s.RTT < b.RTT) {
 			best[s.Node] = s
 		}
 	}
-	check := Check{Name: "clocks", Where: "cluster", Verdict: Skip, Found: "fewer than two nodes told their time"}
-	if len(best) < 2 {
+	check := Check{Name: "clocks", Where: "cluster", Verdict: Skip, Found: "there is one node, and nothing to compare it with"}
+	if len(nodes) < 2 {
 		return check
+	}
+	silent := slices.DeleteFunc(slices.Clone(nodes), func(id string) bool { _, ok := best[id]; return ok })
+	if len(best) < 2 {
+		check.Verdict, check.Found = Warn, "no time from "+strings.Join(silent, ", ")
+		return check.advise("Start the nodes, or give addresses of theirs that can be reached from here with --endpoints.")
 	}
 	var low, high ClockSample
 	first, fault := true, time.Duration(0)
@@ -209,6 +265,9 @@ func Clocks(samples []ClockSample) Check {
 	check.Found = fmt.Sprintf("at most %s apart, ± %s", apart.Round(time.Millisecond), (2 * fault).Round(time.Microsecond))
 	if check.Verdict != OK {
 		check.Found += fmt.Sprintf(" (%s is ahead of %s)", high.Node, low.Node)
+	}
+	if len(silent) > 0 {
+		check.Found += "; no time from " + strings.Join(silent, ", ")
 	}
 	return check.advise("Run a time service (chrony, systemd-timesyncd) on every node.")
 }

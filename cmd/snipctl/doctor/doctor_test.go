@@ -58,6 +58,43 @@ func TestNodes(t *testing.T) {
 	}
 }
 
+// The node's own mark decides, not what would be enough for another one.
+func TestDiskIsJudgedByTheNodesMark(t *testing.T) {
+	const gib = 1 << 30
+	for _, c := range []struct {
+		name             string
+		free, left, mark uint64
+		refusing         []string
+		want             Verdict
+		advice           string
+	}{
+		{"below a high mark", 67 * gib, 66 * gib, 100 * gib, []string{"disk_low"}, Fail, "--disk-low-bytes"},
+		{"below it by what is in memory", 101 * gib, 99 * gib, 100 * gib, nil, Fail, "Free space"},
+		{"not yet back over it", 110 * gib, 110 * gib, 100 * gib, []string{"disk_low"}, Fail, "1.2 times"},
+		{"near a high mark", 150 * gib, 150 * gib, 100 * gib, nil, Warn, "before it refuses"},
+		{"well above a low mark", gib / 2, gib / 2, gib / 16, nil, OK, ""},
+		{"space here, and not with the others", 500 * gib, 500 * gib, 2 * gib, []string{"disk_low"}, Fail, "too few voters"},
+		{"a node that tells no mark", 67 * gib, 0, 0, nil, OK, ""},
+		{"a node that tells no mark, with little", gib / 2, 0, 0, nil, Fail, "Free space"},
+	} {
+		n := wire.NodeStatus{ID: "n1", Reachable: true, DiskFreeBytes: c.free, DiskLeftBytes: c.left, DiskLowBytes: c.mark, Refusing: c.refusing}
+		got := find(t, Nodes(&wire.Status{Leader: "n1", Nodes: []wire.NodeStatus{n}}), "disk space", "n1")
+		if got.Verdict != c.want || !strings.Contains(got.Advice, c.advice) || (got.Advice == "") != (c.want == OK) {
+			t.Errorf("%s: got %+v, want %s with %q", c.name, got, c.want, c.advice)
+		}
+	}
+}
+
+func TestANodeThatRefusesEveryWrite(t *testing.T) {
+	for reason, want := range map[string]Verdict{"memory_low": Fail, "apply_lag": Fail, "storage_stalled": Fail, "queue_full": Warn, "a new one": Fail} {
+		n := wire.NodeStatus{ID: "n1", Reachable: true, Refusing: []string{reason}}
+		got := find(t, Nodes(&wire.Status{Leader: "n1", Nodes: []wire.NodeStatus{n}}), "writes", "n1")
+		if got.Verdict != want || !strings.Contains(got.Found, reason) || got.Advice == "" {
+			t.Errorf("%s: got %+v, want %s", reason, got, want)
+		}
+	}
+}
+
 func TestVersions(t *testing.T) {
 	node := func(id, version string) wire.NodeStatus {
 		return wire.NodeStatus{ID: id, Version: version, Reachable: true}
@@ -77,29 +114,36 @@ func TestVersions(t *testing.T) {
 }
 
 func TestClocks(t *testing.T) {
+	one, two := []string{"n1"}, []string{"n1", "n2"}
 	now := time.UnixMilli(1_800_000_000_000)
 	sample := func(node string, ahead, rtt time.Duration) ClockSample {
 		return ClockSample{Node: node, ClockMs: now.Add(rtt/2 + ahead).UnixMilli(), Sent: now, RTT: rtt}
 	}
 	for _, c := range []struct {
 		name    string
+		nodes   []string
 		samples []ClockSample
 		want    Verdict
 	}{
-		{"in step", []ClockSample{sample("n1", 0, 2*time.Millisecond), sample("n2", 20*time.Millisecond, 2*time.Millisecond)}, OK},
-		{"two seconds apart", []ClockSample{sample("n1", 0, 2*time.Millisecond), sample("n2", 2*time.Second, 2*time.Millisecond)}, Warn},
-		{"an hour apart", []ClockSample{sample("n1", -time.Hour, 2*time.Millisecond), sample("n2", 0, 2*time.Millisecond)}, Fail},
-		{"a slow answer proves nothing", []ClockSample{sample("n1", 0, 2*time.Millisecond), sample("n2", 600*time.Millisecond, 900*time.Millisecond)}, OK},
-		{"the quickest answer counts", []ClockSample{sample("n1", 0, 2*time.Millisecond), sample("n2", time.Hour, time.Second), sample("n2", 0, 2*time.Millisecond)}, OK},
-		{"one node", []ClockSample{sample("n1", 0, 2*time.Millisecond)}, Skip},
+		{"in step", two, []ClockSample{sample("n1", 0, 2*time.Millisecond), sample("n2", 20*time.Millisecond, 2*time.Millisecond)}, OK},
+		{"two seconds apart", two, []ClockSample{sample("n1", 0, 2*time.Millisecond), sample("n2", 2*time.Second, 2*time.Millisecond)}, Warn},
+		{"an hour apart", two, []ClockSample{sample("n1", -time.Hour, 2*time.Millisecond), sample("n2", 0, 2*time.Millisecond)}, Fail},
+		{"a slow answer proves nothing", two, []ClockSample{sample("n1", 0, 2*time.Millisecond), sample("n2", 600*time.Millisecond, 900*time.Millisecond)}, OK},
+		{"the quickest answer counts", two, []ClockSample{sample("n1", 0, 2*time.Millisecond), sample("n2", time.Hour, time.Second), sample("n2", 0, 2*time.Millisecond)}, OK},
+		{"one of two nodes", two, []ClockSample{sample("n1", 0, 2*time.Millisecond)}, Warn},
+		{"one node", one, []ClockSample{sample("n1", 0, 2*time.Millisecond)}, Skip},
 	} {
-		if got := Clocks(c.samples); got.Verdict != c.want {
+		if got := Clocks(c.nodes, c.samples); got.Verdict != c.want {
 			t.Errorf("%s: got %+v, want %s", c.name, got, c.want)
 		}
 	}
-	ahead := Clocks([]ClockSample{sample("n1", 0, time.Millisecond), sample("n2", 2*time.Second, time.Millisecond)})
+	ahead := Clocks(two, []ClockSample{sample("n1", 0, time.Millisecond), sample("n2", 2*time.Second, time.Millisecond)})
 	if !strings.Contains(ahead.Found, "n2 is ahead of n1") {
 		t.Errorf("got %q", ahead.Found)
+	}
+	three := Clocks([]string{"n1", "n2", "n3"}, []ClockSample{sample("n1", 0, time.Millisecond), sample("n2", 0, time.Millisecond)})
+	if three.Verdict != OK || !strings.Contains(three.Found, "no time from n3") {
+		t.Errorf("two of three: %+v", three)
 	}
 }
 
