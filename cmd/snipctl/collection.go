@@ -116,7 +116,8 @@ func (a *app) collectionDelete() *cobra.Command {
 	cmd.Flags().BoolVar(&yes, "yes", false, "really; without it nothing is deleted")
 	cmd.RunE = a.run(func(ctx context.Context, cl *client.Client, args []string) error {
 		if !yes {
-			c, _, err := cl.GetCollection(ctx, args[0])
+			// What is shown here decides: a node that is behind would show less.
+			c, _, err := cl.GetCollection(ctx, args[0], client.WithConsistency(client.Linearizable()))
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -42,7 +43,13 @@ func (a *app) importCommand() *cobra.Command {
 
 Every document is put whole, so importing again changes nothing but revisions. An
 interrupted import says how to continue. Documents larger than one log entry are
-put in several steps. The exit code is not 0 if any document failed.`,
+put in several steps. The exit code is not 0 if any document failed.
+
+If no node answers at the start, the command ends within 10 seconds, or --timeout if
+that is less, with exit code 5. Once it has begun it rides through restarts and
+elections: --timeout bounds one wait for an answer, and the import gives up after 48
+times as long and a minute without any (25 minutes with the default of 30s). While
+it waits it says so on standard error.`,
 		Args: cobra.MaximumNArgs(2),
 	}
 	f := cmd.Flags()
@@ -81,19 +88,26 @@ func (a *app) importDocuments(ctx context.Context, cl *client.Client, fl *import
 	}
 	defer closeSource()
 	source = withOwner(source, owner)
+	if err := a.reach(ctx, cl); err != nil {
+		return err
+	}
+	stderr := &lockedWriter{w: a.stderr}
 	failures := 0
 	opts := importer.Options{ContinueFrom: fl.continueFrom, Progress: &progress, OnFailure: func(f importer.Failure) {
 		if failures++; failures <= 20 {
-			fmt.Fprintf(a.stderr, "failed: %d %s: %s\n", f.Number, clean(f.ID), clean(f.Detail))
+			fmt.Fprintf(stderr, "failed: %d %s: %s\n", f.Number, clean(f.ID), clean(f.Detail))
 		} else if failures == 21 {
-			fmt.Fprintln(a.stderr, "failed: more; the JSON output lists up to 1000")
+			fmt.Fprintln(stderr, "failed: more; the JSON output lists up to 1000")
 		}
 	}}
 	stop := func() {}
 	if !fl.quiet {
-		stop = progress.Show(a.stderr, terminal(a.stderr))
+		stop = progress.Show(stderr, terminal(a.stderr))
 	}
-	report, err := importer.Run(ctx, importTarget{cl, fl.collection}, source, opts)
+	p := &patience{w: stderr}
+	unwatch := p.watch()
+	report, err := importer.Run(ctx, importTarget{cl, fl.collection, p}, source, opts)
+	unwatch()
 	stop()
 	return a.importResult(report, err)
 }
@@ -184,15 +198,24 @@ func withOwner(source importer.Source, owner *wire.Owner) importer.Source {
 type importTarget struct {
 	cl         *client.Client
 	collection string
+	patience   *patience
 }
 
 func (t importTarget) Import(ctx context.Context, docs iter.Seq[wire.DocumentInput], fn func(wire.ImportResult) error) error {
-	_, err := t.cl.ImportDocuments(ctx, t.collection, docs, client.ImportOptions{OnResult: fn})
+	_, err := t.cl.ImportDocuments(ctx, t.collection, t.patience.source(docs), client.ImportOptions{
+		OnResult: func(r wire.ImportResult) error {
+			t.patience.answer(time.Now())
+			return fn(r)
+		},
+	})
 	return permanence(err)
 }
 
 func (t importTarget) Append(ctx context.Context, ops []wire.Operation) error {
 	_, _, err := t.cl.Batch(ctx, t.collection, ops)
+	if err == nil {
+		t.patience.answer(time.Now())
+	}
 	return permanence(err)
 }
 
