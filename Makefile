@@ -32,7 +32,7 @@ build: setup ## build bin/snipdb and bin/snipctl
 	CGO_ENABLED=0 go build $(GOFLAGS_ALL) -ldflags '$(LDFLAGS)' -o bin/snipctl ./cmd/snipctl
 
 run: build ## three nodes on this machine with Go's own documentation in them; DIR=folder keeps the data
-	@deploy/run.sh $(DIR)
+	@deploy/run.sh $${DIR:+"$$DIR"}
 
 # One package at a time: the tests with real clusters have timers, and two of
 # them at once on two cores measure the machine instead of the code.

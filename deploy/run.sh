@@ -54,7 +54,7 @@ stop_nodes() {
   if [ -n "$remove" ]; then
     rm -rf "$remove"
   elif [ -n "$dir" ]; then
-    echo "  the data is in $dir; start again with: make run DIR=$dir"
+    printf '  the data is in %s; start again with: make run DIR=%q\n' "$dir" "$dir"
   fi
 }
 
