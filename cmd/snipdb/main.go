@@ -4,9 +4,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -83,13 +85,28 @@ func serveCommand() *cobra.Command {
 }
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{
+	var output string
+	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this binary and of the RocksDB it runs with",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			fmt.Fprintf(cmd.OutOrStdout(), "snipdb %s\nRocksDB %s\n", version, storage.LinkedVersion())
+			out := cmd.OutOrStdout()
+			switch output {
+			case "table":
+				fmt.Fprintf(out, "snipdb %s\nRocksDB %s\n", version, storage.LinkedVersion())
+			case "json":
+				enc := json.NewEncoder(out)
+				enc.SetIndent("", "  ")
+				if err := enc.Encode(map[string]string{"version": version, "rocksdb": storage.LinkedVersion(), "go": runtime.Version()}); err != nil {
+					return err
+				}
+			default:
+				return fmt.Errorf("--output is %q; it must be table or json", output)
+			}
 			return storage.CheckLinkedVersion()
 		},
 	}
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return cmd
 }
