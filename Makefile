@@ -104,11 +104,13 @@ soak: setup ## chaos for 30 minutes (DURATION) with quiet phases: memory, files,
 disk: setup ## full disks alone, RUNS=n times (make test has them too); needs root for small mounts
 	go test $(GOFLAGS_ALL) -count=$(or $(RUNS),1) -timeout 60m -run 'FullDisk|DisksFull|DiskIsTakenAway' ./storage ./cmd/snipdb
 
-crash-matrix: setup ## kill a node at each failpoint under load; POINT=name for some, PART=2/5 for a fifth, SEED=n for the same moments again
-	SNIPDB_CRASH_MATRIX=1 SNIPDB_CRASH_SEED=$(SEED) SNIPDB_CRASH_PART=$(PART) go test $(GOFLAGS_ALL) -count 1 -v -timeout 90m -run 'TestCrashMatrix/$(POINT)' ./cmd/crashmatrix
+crash-matrix: setup ## kill a node at each failpoint under load; POINT=pattern for some, PART=2/5 for a fifth, SEED=n for the same moments again
+	SNIPDB_CRASH_MATRIX=1 SNIPDB_CRASH_SEED=$(SEED) SNIPDB_CRASH_PART=$(PART) SNIPDB_CRASH_POINT='$(POINT)' \
+		go test $(GOFLAGS_ALL) -count 1 -v -timeout 90m -run '^TestCrashMatrix$$' ./cmd/crashmatrix
 
-power-cut: setup ## the same with a power cut, which takes all that was not synced; needs root, for mounts
-	SNIPDB_POWER_CUT=1 SNIPDB_CRASH_SEED=$(SEED) go test $(GOFLAGS_ALL) -count 1 -v -timeout 30m -run '^TestPowerCut$$' ./cmd/crashmatrix
+power-cut: setup ## the same with a power cut, which takes all that was not synced; needs root, for mounts; POINT, PART and SEED as above
+	SNIPDB_POWER_CUT=1 SNIPDB_CRASH_SEED=$(SEED) SNIPDB_CRASH_PART=$(PART) SNIPDB_CRASH_POINT='$(POINT)' \
+		go test $(GOFLAGS_ALL) -count 1 -v -timeout 30m -run '^TestPowerCut$$' ./cmd/crashmatrix
 
 mutants: setup ## make mistakes on purpose, one by one: each must be caught; MUTANT=name for one, SEED=n; needs root, for mounts
 	SNIPDB_MUTANTS=1 SNIPDB_MUTANTS_ONLY=$(MUTANT) SNIPDB_MUTANTS_SEED=$(SEED) go test $(GOFLAGS_ALL) -count 1 -v -timeout 90m -run '^TestMutants$$' ./cmd/mutants

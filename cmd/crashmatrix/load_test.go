@@ -54,6 +54,7 @@ type load struct {
 	nodes   int           // of the cluster that the clients talk to
 	stop    chan struct{} // closed: begin nothing more
 	over    chan struct{} // closed: the row has ended, give up
+	history *history
 	wg      sync.WaitGroup
 	// gate is held for reading by an operation, and for writing by a pause.
 	gate sync.RWMutex
@@ -63,11 +64,17 @@ type load struct {
 	acked    int
 	maxIndex uint64
 	retries  int
-	failures []error
+	failures []failure
 }
 
-func startLoad(c *proctest.Cluster, seed uint64, trimmers int) *load {
-	l := &load{cluster: c, nodes: len(c.Nodes), stop: make(chan struct{}), over: make(chan struct{}), want: map[string]document{}}
+// failure is an operation that ended as none may.
+type failure struct {
+	name checker
+	text string
+}
+
+func startLoad(c *proctest.Cluster, seed uint64, trimmers int, history *history) *load {
+	l := &load{cluster: c, nodes: len(c.Nodes), stop: make(chan struct{}), over: make(chan struct{}), history: history, want: map[string]document{}}
 	for id := range clients {
 		w := &client{load: l, name: fmt.Sprintf("c%d", id), random: rand.New(rand.NewPCG(seed, mixer+uint64(id)))}
 		w.work = w.workflow
@@ -92,10 +99,13 @@ func closed(c chan struct{}) bool {
 
 // abandon ends the clients of a row that failed in the middle, so that they
 // don't take the cores from the next one.
-func (l *load) abandon(resume func()) {
+func (l *load) abandon(t testing.TB, resume func()) {
 	close(l.over)
 	resume()
 	l.wg.Wait()
+	if err := l.history.close(); err != nil {
+		t.Logf("the history of the load is not whole: %v", err)
+	}
 }
 
 func (l *load) count() int {
@@ -123,16 +133,11 @@ func (l *load) pause() (resume func()) {
 	return sync.OnceFunc(l.gate.Unlock)
 }
 
-// end lets the clients finish.
-func (l *load) end(t testing.TB) {
-	t.Helper()
+// end lets the clients finish, and returns the first of what failed.
+func (l *load) end() []failure {
 	close(l.stop)
 	l.wg.Wait()
-	for i, err := range l.failures {
-		if i < 5 {
-			t.Error(err)
-		}
-	}
+	return l.failures[:min(5, len(l.failures))]
 }
 
 func (l *load) ack(answer *proctest.Answer, change func(want map[string]document)) {
@@ -150,10 +155,10 @@ func (l *load) note(change func(want map[string]document)) {
 	change(l.want)
 }
 
-func (l *load) fail(format string, args ...any) {
+func (l *load) fail(name checker, format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.failures = append(l.failures, fmt.Errorf(format, args...))
+	l.failures = append(l.failures, failure{name, fmt.Sprintf(format, args...)})
 }
 
 // client is one writer.
@@ -238,7 +243,7 @@ func (c *client) trim(title string, _ int) bool {
 		case errors.Is(err, syscall.ECONNREFUSED), err == nil && answer.Status >= 429 && answer.Problem().Outcome == "not_applied":
 			time.Sleep(20 * time.Millisecond) // a client's pause before it tries again
 		case err == nil && answer.Status < 500:
-			c.load.fail("delete a snippet of %s: status %d: %.400s", made.ID, answer.Status, answer.Body)
+			c.load.fail(byAnswer, "delete a snippet of %s: status %d: %.400s", made.ID, answer.Status, answer.Body)
 			return false
 		default:
 			c.load.note(func(want map[string]document) { want[made.ID] = document{title: title, contents: contents, open: true} })
@@ -252,9 +257,20 @@ func (c *client) trim(title string, _ int) bool {
 func (c *client) once(method, path string) (*proctest.Answer, error) {
 	c.load.gate.RLock()
 	defer c.load.gate.RUnlock()
+	_, answer, err := c.send(1, method, path, nil)
+	return answer, err
+}
+
+// send is one try of an operation at some node. It goes into the history.
+func (c *client) send(try int, method, path string, body any, header ...string) (*proctest.Node, *proctest.Answer, error) {
+	node := c.load.cluster.Nodes[c.random.IntN(c.load.nodes)]
 	ctx, cancel := context.WithTimeout(context.Background(), writeWait)
 	defer cancel()
-	return c.load.cluster.Nodes[c.random.IntN(c.load.nodes)].Do(ctx, method, path, nil)
+	call := &Call{Client: c.name, Try: try, Node: node.ID, Method: method, Path: path, Header: header, Body: body}
+	c.load.history.begin(call)
+	answer, err := node.Do(ctx, method, path, body, header...)
+	c.load.history.end(call, answer, err)
+	return node, answer, err
 }
 
 // batch puts two documents at once.
@@ -292,28 +308,25 @@ func (c *client) do(method, path string, body, into any, change func(map[string]
 	header = append(header, wire.HeaderIdempotencyKey, fmt.Sprintf("%s-op%d", c.name, c.ops))
 	deadline := time.Now().Add(opWait)
 	for try := 0; ; try++ {
-		node := c.load.cluster.Nodes[c.random.IntN(c.load.nodes)]
-		ctx, cancel := context.WithTimeout(context.Background(), writeWait)
-		answer, err := node.Do(ctx, method, path, body, header...)
-		cancel()
+		node, answer, err := c.send(try+1, method, path, body, header...)
 		switch {
 		case err == nil && answer.Status < 300:
 			if into != nil {
 				if err := answer.JSON(into); err != nil {
-					c.load.fail("%s %s: %v", method, path, err)
+					c.load.fail(byAnswer, "%s %s: %v", method, path, err)
 					return false
 				}
 			}
 			c.load.ack(answer, change)
 			return true
 		case err == nil && answer.Status < 500 && answer.Status != http.StatusTooManyRequests && answer.Problem().Code != wire.CodeWriteConflict:
-			c.load.fail("%s %s at %s, try %d: status %d: %.400s", method, path, node.ID, try+1, answer.Status, answer.Body)
+			c.load.fail(byAnswer, "%s %s at %s, try %d: status %d: %.400s", method, path, node.ID, try+1, answer.Status, answer.Body)
 			return false
 		case err == nil:
 			err = fmt.Errorf("status %d: %.300s", answer.Status, answer.Body)
 		}
 		if time.Now().After(deadline) || closed(c.load.over) {
-			c.load.fail("%s %s: not acknowledged in %v: %v", method, path, opWait, err)
+			c.load.fail(byProgress, "%s %s: not acknowledged in %v: %v", method, path, opWait, err)
 			return false
 		}
 		c.load.mu.Lock()

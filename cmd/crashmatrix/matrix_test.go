@@ -6,20 +6,16 @@
 // of an hour:
 //
 //	make crash-matrix                    every row; SEED=7 for the same moments again
-//	make crash-matrix POINT=pointer      the rows whose names match
+//	make crash-matrix POINT=pointer      the rows whose names match the pattern
 //	make crash-matrix PART=2/5           the second fifth of the rows
 package crashmatrix
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/snipdb/snipdb/cmd/proctest"
 	"github.com/snipdb/snipdb/storage/failpoint"
@@ -41,7 +37,10 @@ type row struct {
 }
 
 func (r row) name() string {
-	parts := []string{string(r.point), r.drive.name}
+	parts := []string{r.drive.name}
+	if r.point != "" {
+		parts = []string{string(r.point), r.drive.name}
+	}
 	if r.before != "" {
 		parts = append(parts, "after", string(r.before))
 	}
@@ -204,55 +203,9 @@ func TestUnknownPointRefusesTheStart(t *testing.T) {
 	}
 }
 
-// settings are the variables of a run.
-type settings struct {
-	all  bool
-	seed uint64
-	keep string // the folder for the data of rows that fail
-	// part of parts is run: rows from first on, and fewer than end.
-	first, end int
-}
-
-func readSettings(t *testing.T) settings {
-	t.Helper()
-	s := settings{all: os.Getenv("SNIPDB_CRASH_MATRIX") == "1", seed: uint64(time.Now().UnixNano()) % 1e6}
-	if text := os.Getenv("SNIPDB_CRASH_SEED"); text != "" {
-		var err error
-		if s.seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatalf("SNIPDB_CRASH_SEED: %v", err)
-		}
-	}
-	s.end = len(matrix)
-	if text := os.Getenv("SNIPDB_CRASH_PART"); text != "" {
-		var part, parts int
-		if _, err := fmt.Sscanf(text, "%d/%d", &part, &parts); err != nil || part < 1 || part > parts {
-			t.Fatalf("SNIPDB_CRASH_PART is %q; it must be like 2/5", text)
-		}
-		s.first, s.end = (part-1)*len(matrix)/parts, part*len(matrix)/parts
-	}
-	s.keep = filepath.Join(os.TempDir(), fmt.Sprintf("snipdb-crash-%d", s.seed))
-	return s
-}
-
 func TestCrashMatrix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
-	s := readSettings(t)
-	t.Logf("seed %d", s.seed)
-	start := time.Now()
-	var results []*result
-	for i, r := range matrix {
-		if !s.all && !r.quick || i < s.first || i >= s.end {
-			continue
-		}
-		t.Run(r.name(), func(t *testing.T) {
-			result := &result{row: r, seed: s.seed + uint64(i), started: time.Now()}
-			results = append(results, result)
-			run(t, s, result)
-		})
-	}
-	t.Logf("\n%s", table(results, s.seed, time.Since(start)))
-	// Nothing but the folders of failures is left.
-	_ = os.Remove(s.keep)
+	matrixTable.runAll(t, readSettings(t, "SNIPDB_CRASH_MATRIX", "crash"), run)
 }

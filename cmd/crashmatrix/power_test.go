@@ -5,10 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/snipdb/snipdb/cmd/proctest"
 	"github.com/snipdb/snipdb/storage/failpoint"
@@ -20,7 +18,10 @@ import (
 // the kernel still holds in its memory is not in the copy. The copy is what the
 // node finds when it starts again.
 //
-//	make power-cut        needs root, for the mounts
+// It needs root, for the mounts:
+//
+//	make power-cut                     every row; SEED=7 for the same moments again
+//	make power-cut POINT=all-at-once   the rows whose names match the pattern
 
 // diskBytes is the size of a node's file system; the file is sparse.
 const diskBytes = 512 << 20
@@ -105,20 +106,8 @@ func TestPowerCut(t *testing.T) {
 	if os.Getenv("SNIPDB_POWER_CUT") != "1" {
 		t.Skip("mounts file systems, so it needs root: make power-cut")
 	}
-	s := readSettings(t)
-	s.keep = strings.Replace(s.keep, "snipdb-crash-", "snipdb-power-", 1)
-	t.Logf("seed %d", s.seed)
-	start := time.Now()
-	var results []*result
-	for i, r := range powerCuts {
-		t.Run(strings.TrimPrefix(r.name(), "-"), func(t *testing.T) {
-			result := &result{row: r, seed: s.seed + uint64(i), started: time.Now()}
-			results = append(results, result)
-			cutPower(t, s, result)
-		})
-	}
-	t.Logf("\n%s", table(results, s.seed, time.Since(start)))
-	_ = os.Remove(s.keep)
+	s := readSettings(t, "SNIPDB_POWER_CUT", "power")
+	powerTable.runAll(t, s, cutPower)
 }
 
 // cutPower is one row.
@@ -129,12 +118,19 @@ func cutPower(t *testing.T, s settings, r *result) {
 		c.cutAll()
 	} else {
 		dead := c.crash()
-		c.disks.cut(dead)
+		c.cut(dead)
 		c.examine(dead)
 		c.restart(dead)
 	}
 	c.verify()
 	r.passed = !t.Failed()
+}
+
+// cut takes the power from a dead node, and counts it.
+func (c *crash) cut(n *proctest.Node) {
+	c.t.Helper()
+	c.disks.cut(n)
+	c.result.cuts++
 }
 
 // cutAll takes the power from all nodes at once.
@@ -149,7 +145,8 @@ func (c *crash) cutAll() {
 	}
 	for _, n := range c.Nodes {
 		_ = n.Wait()
-		c.disks.cut(n)
+		c.result.kills++
+		c.cut(n)
 	}
 	c.result.node = fmt.Sprint("all ", len(c.Nodes))
 	for _, n := range c.Nodes[1:] {

@@ -52,7 +52,7 @@ func (c *crash) examine(n *proctest.Node) {
 	case err != nil && strings.Contains(text, "never run"):
 		c.result.plan = "new"
 	case err != nil:
-		c.t.Errorf("inspect says of the directory that %s left: %v: %s", n.ID, err, text)
+		c.violate(byInspect, "inspect says of the directory that %s left: %v: %s", n.ID, err, text)
 	case i.Restore:
 		// What is older than its snapshot can't be made of it.
 		c.result.plan = i.plan()
@@ -98,7 +98,7 @@ func (c *crash) checkReplay(who string, i inspection) {
 	c.t.Helper()
 	r := i.Replay
 	if !r.Compared || r.Different > 0 || r.Rows == 0 && i.Applied > 0 {
-		c.t.Errorf("%s: the state at %d against a replay: compared %v, %d of %d rows differ: %q %s", who, i.Applied, r.Compared, r.Different, r.Rows, r.Differences, r.Impossible)
+		c.violate(byReplay, "%s: the state at %d against a replay: compared %v, %d of %d rows differ: %q %s", who, i.Applied, r.Compared, r.Different, r.Rows, r.Differences, r.Impossible)
 		return
 	}
 	c.result.rebuilt++
@@ -128,13 +128,13 @@ func (c *crash) checkDigests(at map[*proctest.Node]inspection) {
 		}
 		at, text, err := c.inspect(n.Dir, "--replay-to", fmt.Sprint(to))
 		if err != nil || at.Replay.Digest == "" {
-			c.t.Errorf("replay %s to %d: %v %s %s", n.ID, to, err, text, at.Replay.Impossible)
+			c.violate(byReplay, "replay %s to %d: %v %s %s", n.ID, to, err, text, at.Replay.Impossible)
 			continue
 		}
 		c.result.digests++
 		digests[at.Replay.Digest] = append(digests[at.Replay.Digest], n.ID)
 	}
 	if len(digests) > 1 {
-		c.t.Errorf("replays to index %d differ: %v", to, digests)
+		c.violate(byDigest, "replays to index %d differ: %v", to, digests)
 	}
 }

@@ -30,6 +30,7 @@ type crash struct {
 // result is what a row found.
 type result struct {
 	row
+	table   table // that the row is of
 	seed    uint64
 	started time.Time
 	hit     int
@@ -48,7 +49,9 @@ type result struct {
 
 // sums are what the rows count, for the last lines of the report.
 type sums struct {
-	kills int
+	// kills are processes that ended by SIGKILL at their point or with all
+	// others; cuts are those of them that lost their power as well.
+	kills, cuts int
 	// compared is how many documents were read from nodes and compared with
 	// what was acknowledged; the next three are of these.
 	compared, lost, wrong, extra int
@@ -62,6 +65,7 @@ type sums struct {
 
 func (s *sums) add(o sums) {
 	s.kills += o.kills
+	s.cuts += o.cuts
 	s.compared += o.compared
 	s.lost += o.lost
 	s.wrong += o.wrong
@@ -124,8 +128,12 @@ func (c *crash) crash() *proctest.Node {
 // begin makes the collection and starts the load.
 func (c *crash) begin() {
 	c.Leader().Must(201, "PUT", collection, map[string]any{"dimension": dimension, "metric": "cosine"}, nil)
-	c.load = startLoad(c.Cluster, c.result.seed, max(trimmers, c.result.drive.trimmers))
-	c.t.Cleanup(func() { c.load.abandon(c.resume) })
+	history, err := newHistory(filepath.Join(c.dir, historyFile))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.load = startLoad(c.Cluster, c.result.seed, max(trimmers, c.result.drive.trimmers), history)
+	c.t.Cleanup(func() { c.load.abandon(c.t, c.resume) })
 }
 
 // environment is a node's: the values of the drive, and the file that arms it.
@@ -165,6 +173,28 @@ func (c *crash) disarm(n *proctest.Node) {
 	}
 }
 
+// checker names what a row looks at. Its failures begin with that name, and so
+// can be told from what is only noted: cmd/mutants counts them.
+type checker string
+
+const (
+	byContent   checker = "content"    // what is acknowledged is there, once
+	byNodes     checker = "nodes"      // all nodes show the same
+	byScratch   checker = "empty_node" // and so does one that began with nothing
+	byReplay    checker = "replay"     // the state is what snapshot and log make
+	byDigest    checker = "digest"     // equal logs make equal bytes
+	byInspect   checker = "inspect"    // a directory is one that a node may have
+	byLeftovers checker = "leftovers"  // nothing half-made is left
+	byAnswer    checker = "answer"     // each answer is one that the client may get
+	byProgress  checker = "progress"   // what is sent again is acknowledged in the end
+)
+
+// violate fails the row.
+func (c *crash) violate(name checker, format string, args ...any) {
+	c.t.Helper()
+	c.t.Errorf("violation %s: %s", name, fmt.Sprintf(format, args...))
+}
+
 var fallLine = regexp.MustCompile(`failpoint (\S+): kill at hit (\d+)`)
 
 // noteFall reads where a dead node died. Anything but the point is a failure.
@@ -194,7 +224,9 @@ func (c *crash) restart(dead *proctest.Node) {
 		c.begin()
 	}
 	c.load.waitFor(c.t, 60)
-	c.load.end(c.t)
+	for _, f := range c.load.end() {
+		c.violate(f.name, "%s", f.text)
+	}
 	c.result.writes, c.result.retries, c.result.docs = c.load.acked, c.load.retries, len(c.load.want)
 }
 
@@ -203,7 +235,7 @@ func (c *crash) restart(dead *proctest.Node) {
 func (c *crash) keep(s settings) {
 	r := c.result
 	r.took = time.Since(r.started)
-	if !c.t.Failed() {
+	if !c.t.Failed() && !s.always {
 		_ = os.RemoveAll(c.dir)
 		return
 	}
@@ -212,12 +244,12 @@ func (c *crash) keep(s settings) {
 			_ = os.WriteFile(filepath.Join(c.dir, n.ID+".log"), []byte(n.Log()), 0o600)
 		}
 	}
-	c.t.Logf("the data directories and logs are in %s; the same again:\n  make crash-matrix SEED=%d POINT='%s$$'",
-		c.dir, s.seed, strings.ReplaceAll(r.name(), ".", `\.`))
+	c.t.Logf("the history of the load, the logs and the data (after a power cut: images of file systems) are in %s; the same again:\n  %s",
+		c.dir, r.table.repeat(r.name(), s.seed))
 }
 
-// table is the report of a run.
-func table(results []*result, seed uint64, took time.Duration) string {
+// report is what a run says at its end.
+func report(results []*result, seed uint64, took time.Duration) string {
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "point\tdrive\tafter\tnode\thit\tinspect\trestart\twrites\tretries\tdocs\treplay\ttook\tverdict")
@@ -227,7 +259,9 @@ func table(results []*result, seed uint64, took time.Duration) string {
 		verdict := "FAILED"
 		if r.passed {
 			verdict, passed = "ok", passed+1
-			points[r.point] = true
+			if r.point != "" {
+				points[r.point] = true
+			}
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%v\t%d\t%d\t%d\t%s\t%v\t%s\n", r.point, r.drive.name, orDash(string(r.before)), orDash(r.node), r.hit,
 			orDash(r.plan), r.restart.Round(10*time.Millisecond), r.writes, r.retries, r.docs, orDash(r.replay), r.took.Round(100*time.Millisecond), verdict)
@@ -239,7 +273,7 @@ func table(results []*result, seed uint64, took time.Duration) string {
 		total.add(r.sums)
 		writes, retries = writes+r.writes, retries+r.retries
 	}
-	fmt.Fprintf(&text, "seed %d: %d of %d rows passed, %d of %d points fired, %d kills, in %v\n", seed, passed, len(results), len(points), len(failpoint.Names()), total.kills, took.Round(time.Second))
+	fmt.Fprintf(&text, "seed %d: %d of %d rows passed, %d of %d points fired, %d kills, %d power cuts, in %v\n", seed, passed, len(results), len(points), len(failpoint.Names()), total.kills, total.cuts, took.Round(time.Second))
 	fmt.Fprintf(&text, "writes: %d acknowledged, %d tries repeated; %d documents compared on all nodes: %d lost, %d wrong, %d too many or twice\n",
 		writes, retries, total.compared, total.lost, total.wrong, total.extra)
 	fmt.Fprintf(&text, "replays: %d states equal to a replay row by row (%d of them from nothing), %d older than their snapshot at the crash, %d replays of nodes to one index with one digest\n",

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/snipdb/snipdb/cmd/proctest"
@@ -87,7 +86,7 @@ func (c *crash) read(n *proctest.Node) state {
 	}
 	if again := len(ids) - len(slices.Compact(slices.Sorted(slices.Values(ids)))); again > 0 {
 		c.result.extra += again
-		c.t.Errorf("%s lists %d documents twice", n.ID, again)
+		c.violate(c.contentOf(n), "%s lists %d documents twice", n.ID, again)
 	}
 	var (
 		mu sync.Mutex // guards got
@@ -98,8 +97,10 @@ func (c *crash) read(n *proctest.Node) state {
 			for i := part; i < len(ids); i += readers {
 				body, err := c.document(n, ids[i])
 				mu.Lock()
-				if err != nil {
-					c.t.Errorf("%s: %v", n.ID, err)
+				if errors.As(err, new(*url.Error)) {
+					c.t.Errorf("%s: %v", n.ID, err) // no answer says nothing of the content
+				} else if err != nil {
+					c.violate(c.contentOf(n), "%s: %v", n.ID, err)
 				}
 				got[ids[i]] = body
 				mu.Unlock()
@@ -136,6 +137,14 @@ func (c *crash) document(n *proctest.Node, id string) (string, error) {
 	return string(answer.Body), nil
 }
 
+// contentOf is the checker of what a node shows.
+func (c *crash) contentOf(n *proctest.Node) checker {
+	if n.ID == scratchID {
+		return byScratch
+	}
+	return byContent
+}
+
 // checkContent compares a node with what the clients were told.
 func (c *crash) checkContent(n *proctest.Node, got state) {
 	c.t.Helper()
@@ -156,7 +165,7 @@ func (c *crash) checkContent(n *proctest.Node, got state) {
 	r := c.result
 	r.compared, r.lost, r.wrong, r.extra = r.compared+len(c.load.want), r.lost+len(lost), r.wrong+len(wrong), r.extra+len(extra)
 	if len(lost)+len(wrong)+len(extra) > 0 {
-		c.t.Errorf("%s: of %d documents %d are lost %.300q, %d are wrong %.600q, and %d are too many %.600q",
+		c.violate(c.contentOf(n), "%s: of %d documents %d are lost %.300q, %d are wrong %.600q, and %d are too many %.600q",
 			n.ID, len(c.load.want), len(lost), lost, len(wrong), wrong, len(extra), extra)
 	}
 }
@@ -187,14 +196,17 @@ func (c *crash) compare(n, first *proctest.Node, want state) {
 	if maps.Equal(got, want) {
 		return
 	}
-	shown := 0
+	name, shown := byNodes, 0
+	if n.ID == scratchID {
+		name = byScratch
+	}
 	for id := range want {
 		if got[id] != want[id] && shown < 5 {
 			shown++
-			c.t.Errorf("%s differs from %s in %s:\n  %.600s\n  %.600s", n.ID, first.ID, id, got[id], want[id])
+			c.violate(name, "%s differs from %s in %s:\n  %.600s\n  %.600s", n.ID, first.ID, id, got[id], want[id])
 		}
 	}
-	c.t.Errorf("%s shows %d documents, %s shows %d, and they are not the same", n.ID, len(got), first.ID, len(want))
+	c.violate(name, "%s shows %d documents, %s shows %d, and they are not the same", n.ID, len(got), first.ID, len(want))
 }
 
 // checkStopped stops all nodes and looks at what they leave: states that fit
@@ -209,10 +221,10 @@ func (c *crash) checkStopped() {
 	for _, n := range c.Nodes {
 		i, text, err := c.inspect(n.Dir)
 		if err != nil || i.Restore || i.DropLog {
-			c.t.Errorf("inspect says of %s at the end: %v %s %+v", n.ID, err, text, i)
+			c.violate(byInspect, "inspect says of %s at the end: %v %s %+v", n.ID, err, text, i)
 		}
 		c.checkReplay(n.ID+", at the end", i)
-		checkLeftovers(c.t, n)
+		c.checkLeftovers(n)
 		at[n] = i
 	}
 	c.checkDigests(at)
@@ -228,8 +240,8 @@ func (c *crash) waitQuiet() {
 }
 
 // checkLeftovers looks for what should have been finished or removed.
-func checkLeftovers(t testing.TB, n *proctest.Node) {
-	t.Helper()
+func (c *crash) checkLeftovers(n *proctest.Node) {
+	c.t.Helper()
 	counts := map[string]int{}
 	err := filepath.WalkDir(n.Dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -237,7 +249,7 @@ func checkLeftovers(t testing.TB, n *proctest.Node) {
 		}
 		name := d.Name()
 		if strings.HasSuffix(name, ".tmp") || strings.HasPrefix(name, "restore-") {
-			t.Errorf("%s left %s", n.ID, path)
+			c.violate(byLeftovers, "%s left %s", n.ID, path)
 		}
 		counts[filepath.Dir(path)] += map[bool]int{true: 1}[d.IsDir()]
 		return nil
@@ -248,6 +260,6 @@ func checkLeftovers(t testing.TB, n *proctest.Node) {
 		}
 	}
 	if err != nil {
-		t.Errorf("%s: %v", n.ID, err)
+		c.violate(byLeftovers, "%s: %v", n.ID, err)
 	}
 }
