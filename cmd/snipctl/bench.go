@@ -476,7 +476,7 @@ func overloadTable(r *bench.OverloadResult) *table {
 		"offered", fmt.Sprintf("%.0f writes/s, of which %.0f/s were sent; %d found no free connection", r.Offered, r.Sent, r.NotSent),
 		"goodput", fmt.Sprintf("%.0f writes/s, %.0f %% of the peak; acknowledged too late: %d", r.Goodput, 100*r.GoodputShare, r.Late),
 		"processor time a write", fmt.Sprintf("%.0f µs at the peak, %.0f µs in the overload: %.0f %%", r.PeakCPU, r.OverloadCPU, 100*r.PeakCPU/max(r.OverloadCPU, 1)),
-		"accepted", fmt.Sprintf("p50 %s, p99 %s, max %s", ms(r.Accepted.P50), ms(r.Accepted.P99), ms(r.Accepted.Max)),
+		"accepted, from when sent", fmt.Sprintf("p50 %s, p99 %s, max %s", ms(r.Accepted.P50), ms(r.Accepted.P99), ms(r.Accepted.Max)),
 		"accepted, from when due", fmt.Sprintf("p50 %s, p99 %s, max %s", ms(r.Due.P50), ms(r.Due.P99), ms(r.Due.Max)),
 		"refused", refused,
 		"without Retry-After", r.WithoutRetryAfter,
