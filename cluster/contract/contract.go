@@ -101,7 +101,7 @@ type NodeStatus struct {
 	// deletions. Both are 0 if the disk is not checked.
 	DiskLeftBytes, DiskLowBytes uint64
 	// Refusing are the gates that are closed: each refuses every write that this
-	// node is asked for.
+	// node is asked for, DiskLow and MemoryLow as a rule all but deletions.
 	Refusing []OverloadReason
 	// ClockMs is the node's clock, Unix milliseconds, when it answered.
 	ClockMs int64

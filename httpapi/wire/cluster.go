@@ -88,7 +88,7 @@ type NodeStatus struct {
 	DiskFreeBytes uint64        `json:"disk_free_bytes"`
 	DiskLeftBytes uint64        `json:"disk_left_bytes,omitempty"` // free, less what is in memory and must still go to files
 	DiskLowBytes  uint64        `json:"disk_low_bytes,omitempty"`  // with less left the node refuses writes other than deletions
-	Refusing      []string      `json:"refusing,omitempty"`        // reasons for which the node refuses every write now: queue_full, apply_lag, disk_low, memory_low, storage_stalled
+	Refusing      []string      `json:"refusing,omitempty"`        // reasons for which the node refuses all writes now, or all but deletions: queue_full, apply_lag, disk_low, memory_low, storage_stalled
 	ClockMs       int64         `json:"clock_ms,omitempty"`
 	State         StateStatus   `json:"state"`
 	Storage       StorageStatus `json:"storage"`

@@ -161,7 +161,7 @@ func diskOf(n wire.NodeStatus) Check {
 		c.Verdict, c.Found = Fail, c.Found+"; it refuses writes (disk_low)"
 		return c.advise("This disk has space. Either too few voters have: free space on theirs, or start those that are down. Or the writes on their way would need more than there is: send less.")
 	case refuses || left < mark:
-		c.Verdict, c.Found = Fail, c.Found+"; it refuses all writes but deletions (disk_low)"
+		c.Verdict, c.Found = Fail, c.Found+"; it refuses writes (disk_low)"
 		return c.advise("Free space or enlarge the disk; it takes writes again at 1.2 times the mark, without a restart. If the mark is too high for this disk, restart the node with a lower --disk-low-bytes.")
 	case mark > 0:
 		c.Verdict = judge(false, left < diskSpare*mark)
