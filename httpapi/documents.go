@@ -184,23 +184,6 @@ func deleteDocument(c *call, _ []byte) (*write, error) {
 	})
 }
 
-func putEmbeddings(c *call, body []byte) (*write, error) {
-	var in embeddingsBody
-	if err := decodeEmbeddings(body, &in); err != nil {
-		return nil, err
-	}
-	rep := func(r *command.Result) *reply {
-		rep := applied(r, wire.EmbeddingsResult{
-			ID: r.GetDocument().GetId(), Revision: r.GetDocument().GetRevision(), Updated: int(r.GetUpdated()),
-		})
-		rep.status = http.StatusOK
-		return rep
-	}
-	return c.documentWrite(nil, nil, rep, func(b *builder, id string) (*command.Mutation, error) {
-		return b.putEmbeddings(id, in.Model, in.Embeddings)
-	})
-}
-
 // documentWrite parses what all writes to the path's document have, decodes
 // the body into in (nil: there is none), and lets build make the mutation.
 func (c *call) documentWrite(body []byte, in any, rep func(*command.Result) *reply,

@@ -377,10 +377,16 @@ func (c *memoryCollection) mutateDoc(m *command.Mutation, old *memoryDoc, nowMs 
 		doc.snippets = slices.Delete(doc.snippets, i, i+1)
 		outcome = command.Outcome_DELETED
 	case *command.Mutation_PutEmbeddings:
+		if len(op.PutEmbeddings.GetEmbeddings()) == 0 {
+			return refused(command.Outcome_INVALID, "there is no embedding to set")
+		}
 		for _, e := range op.PutEmbeddings.GetEmbeddings() {
 			s, r := index32(e.GetIndex())
 			if r != nil {
 				return refused(command.Outcome_EMBEDDING_INDEX, "no such snippet")
+			}
+			if len(e.GetVector()) == 0 {
+				return refused(command.Outcome_INVALID, fmt.Sprintf("the vector for index %d is empty", e.GetIndex()))
 			}
 			if r = c.takeVector(e.GetVector(), op.PutEmbeddings.GetMetric()); r != nil {
 				return r

@@ -104,7 +104,7 @@ var operationDocs = map[string]operationDoc{
 	"DELETE /v1/collections/{collection}/docs/{id}/snippets/{index}": {id: "deleteSnippet", tag: "snippets", summary: "Delete a snippet",
 		description: "The snippets behind it move up by one.", status: 204, codes: []wire.Code{wire.CodeNotFound, wire.CodeRevisionMismatch}},
 	"PUT /v1/collections/{collection}/docs/{id}/embeddings": {id: "putEmbeddings", tag: "snippets", summary: "Set the vectors of many snippets of one document",
-		description: "All or none: an index that does not exist is an error, and nothing changes.",
+		description: "All or none: an index that does not exist is an error, and nothing changes. With `Content-Type: " + wire.TypeVector + "` the body is the vectors of all snippets of the document, one after the other, as raw little-endian float32 values: their number must be the document's snippet_count.",
 		in:          wire.EmbeddingsInput{}, example: `{"model":"m1","embeddings":[{"index":0,"vector":[0.1,0.2,0.3]},{"index":1,"vector_base64":"zczMPc3MTD6amZk+"}]}`,
 		status: 200, out: wire.EmbeddingsResult{}, answer: `{"id":"d1","revision":43,"updated":2}`,
 		codes: append([]wire.Code{wire.CodeNotFound, wire.CodeEmbeddingIndex, wire.CodeRevisionMismatch}, documentCodes...)},
@@ -306,7 +306,7 @@ var paramDocs = map[string]string{
 	wire.ParamLimit: fmt.Sprintf("1 to %d, default %d.", snippet.MaxPage, snippet.DefaultPage), wire.ParamCursor: "next_cursor of the page before.",
 	wire.ParamOwnerType: "With owner_id: only the documents of that owner.", wire.ParamOwnerID: "With owner_type.", wire.ParamOrder: "id (default), -id, created_at or -created_at.",
 	wire.ParamMetadataPrefix + "KEY": "Only documents whose top-level metadata field KEY has this value.", wire.ParamWithEmbeddings: "true or array: vectors as numbers; base64: as base64 of little-endian float32 values.",
-	wire.ParamModel: "The model of a raw vector.", wire.ParamStopOnError: "true: the import ends at the first line that fails.", "name[]": "Only these metrics.",
+	wire.ParamModel: "The model of raw vectors.", wire.ParamStopOnError: "true: the import ends at the first line that fails.", "name[]": "Only these metrics.",
 	wire.ParamForce: "true: remove the node though the voters that are left and answer are no quorum. Never the last voter.",
 	wire.ParamRate:  "How many MiB per second the scan may read, 64 by default; 0: no bound.",
 }

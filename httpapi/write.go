@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"google.golang.org/protobuf/proto"
@@ -21,6 +22,8 @@ type write struct {
 	collection string
 	command    *command.Command
 	vectors    vectors
+	// raw are vectors that are cut up before each proposal; nil: there are none.
+	raw *rawEmbeddings
 	// batch is the number of operations of a batch, whose refusals name one of
 	// them; 0: it is none.
 	batch int
@@ -140,19 +143,33 @@ func proposeError(err error) error {
 // then what the collection is by now does not matter: only the state machine,
 // which looks at the key first, may refuse it.
 func (s *Server) prepareVectors(ctx context.Context, w *write) error {
-	if len(w.vectors.slots) == 0 {
+	level := contract.Local
+	switch {
+	case w.raw != nil:
+		level = contract.Linearizable // what it is cut up by must not be behind
+	case len(w.vectors.slots) == 0:
 		return nil
 	}
-	view, _, err := s.backend.View(ctx, contract.Consistency{Level: contract.Local})
+	view, _, err := s.backend.View(ctx, contract.Consistency{Level: level})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", contract.ErrExpired, err)
+	}
 	if err != nil {
 		return err
 	}
 	defer view.Close()
+	judge := w.command.GetIdempotency() == nil
+	if w.raw != nil {
+		if err := w.raw.split(view, w, judge); err != nil {
+			return err
+		}
+		judge = false // what does not fit is for the state machine
+	}
 	coll, err := view.Collection(w.collection)
 	if err != nil {
 		return err
 	}
-	return w.vectors.prepare(coll, w.command.GetIdempotency() == nil)
+	return w.vectors.prepare(coll, judge)
 }
 
 // checkRate asks the rate limits of the write's collection and token. Admin

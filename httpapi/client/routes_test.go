@@ -68,6 +68,10 @@ func routeCalls(ctx context.Context, cl *Client, node string) []routeCall {
 			_, m, err := cl.PutEmbeddings(ctx, "c", "d", wire.EmbeddingsInput{Model: "m", Embeddings: []wire.EmbeddingInput{{Vector: wire.Floats{1}}}})
 			return m, err
 		}},
+		{"PUT /v1/collections/c/docs/d/embeddings?model=m \x00\x00\x80\x3f\x00\x00\x20\xc0", true, func() (Meta, error) {
+			_, m, err := cl.PutVectors(ctx, "c", "d", "m", [][]float32{{1}, {-2.5}})
+			return m, err
+		}},
 		{`POST /v1/collections/c/batch {"operations":[{"op":"put_snippet","id":"d","index":1,"snippet":{"content":"x","vector_base64":"AACAPw=="}}]}`, true, func() (Meta, error) {
 			_, m, err := cl.Batch(ctx, "c", []wire.Operation{{Op: wire.OpPutSnippet, ID: "d", Index: &one, Snippet: &wire.SnippetInput{Content: "x", Vector: wire.Floats{1}}}})
 			return m, err
@@ -247,6 +251,18 @@ func TestVectorsGoAsAskedAndTheInputIsLeftAlone(t *testing.T) {
 		if len(in.Snippets[0].Vector) != 2 || in.Snippets[0].VectorBase64 != "" {
 			t.Fatalf("the caller's document was changed: %+v", in)
 		}
+	}
+}
+
+func TestPutVectorsTakesVectorsOfOneLength(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	for _, bad := range [][][]float32{nil, {{}}, {{1, 2}, {3}}, {{1}, nil}} {
+		if _, _, err := c.client(nil).PutVectors(t.Context(), "c", "d", "", bad); err == nil {
+			t.Errorf("%v was taken", bad)
+		}
+	}
+	if n := len(c.requests()); n != 0 {
+		t.Errorf("%d requests were sent", n)
 	}
 }
 
