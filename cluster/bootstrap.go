@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/snipdb/snipdb/cluster/contract"
 	"github.com/snipdb/snipdb/storage/failpoint"
@@ -135,9 +134,9 @@ func founders(servers []claimServer) raft.Configuration {
 // one. The entry is the one that the library would have written, so that to
 // write it in a later term, or in a second attempt, makes no difference.
 func (n *Node) finishBootstrap(servers []claimServer) error {
-	term, err := n.stable.GetUint64(keyCurrentTerm)
-	if err != nil && err.Error() != raftboltdb.ErrKeyNotFound.Error() {
-		return fmt.Errorf("cluster: finish the bootstrap: read the term: %w", err)
+	term, err := n.stable.term()
+	if err != nil {
+		return fmt.Errorf("cluster: finish the bootstrap: %w", err)
 	}
 	last, err := n.logs.LastIndex()
 	if err != nil {
@@ -223,7 +222,7 @@ func (n *Node) findCluster(ctx context.Context) {
 		}
 		if time.Since(said) >= searchLogEvery {
 			said = time.Now()
-			n.log.Info("looking for the cluster", "state", stage, "error", err)
+			n.logSearch(stage, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -233,9 +232,24 @@ func (n *Node) findCluster(ctx context.Context) {
 	}
 }
 
-// findOnce makes one step; it returns what this node is waiting for.
+// logSearch says what a new node waits for. A refusal is for the operator, who
+// must change something; all else may end by itself.
+func (n *Node) logSearch(stage string, err error) {
+	var refused *contract.MembershipError
+	switch {
+	case err == nil:
+		n.log.Info("looking for the cluster", "state", stage)
+	case errors.As(err, &refused):
+		n.log.Error("the cluster does not take this node in", "state", stage, "error", err)
+	default:
+		n.log.Info("looking for the cluster", "state", stage, "error", err)
+	}
+}
+
+// findOnce makes one step; it returns what this node is waiting for, and which
+// join addresses did not answer if that may be why.
 func (n *Node) findOnce(ctx context.Context) (stage string, err error) {
-	found, err := n.discover(ctx)
+	found, silent, err := n.discover(ctx)
 	if err != nil {
 		return "looking for the cluster", err
 	}
@@ -267,15 +281,15 @@ func (n *Node) findOnce(ctx context.Context) (stage string, err error) {
 		}
 		return "joining cluster " + cluster, n.join(ctx, cluster, member)
 	case pinned != "":
-		return "waiting for a member of cluster " + pinned, nil
+		return "waiting for a member of cluster " + pinned, silent
 	case n.o.BootstrapExpect == 0 || n.o.Learner:
-		return "waiting for a member of a cluster at the join addresses", nil
+		return "waiting for a member of a cluster at the join addresses", silent
 	case promised != "" && valid:
 		return "forming the cluster", nil
 	case len(fresh) > n.o.BootstrapExpect:
 		return "forming the cluster", fmt.Errorf("cluster: %d new nodes are at the join addresses, --bootstrap-expect is %d: the two must agree on all nodes", len(fresh), n.o.BootstrapExpect)
 	case len(fresh) < n.o.BootstrapExpect:
-		return fmt.Sprintf("waiting for %d nodes to form the cluster, %d are here", n.o.BootstrapExpect, len(fresh)), nil
+		return fmt.Sprintf("waiting for %d nodes to form the cluster, %d are here", n.o.BootstrapExpect, len(fresh)), silent
 	}
 	slices.SortFunc(fresh, func(a, b claimServer) int { return strings.Compare(a.ID, b.ID) })
 	if fresh[0].ID != n.o.NodeID {
@@ -285,9 +299,10 @@ func (n *Node) findOnce(ctx context.Context) (stage string, err error) {
 }
 
 // discover asks all join addresses at once who they are. The result holds
-// each other node once. Addresses that do not answer are left out, except
-// when this node could form a cluster alone: then each must have answered.
-func (n *Node) discover(ctx context.Context) ([]contract.Identity, error) {
+// each other node once. Addresses that do not answer are left out, and silent
+// says why, except when this node could form a cluster alone: then each must
+// have answered.
+func (n *Node) discover(ctx context.Context) (found []contract.Identity, silent, err error) {
 	type answer struct {
 		id  contract.Identity
 		err error
@@ -302,23 +317,27 @@ func (n *Node) discover(ctx context.Context) ([]contract.Identity, error) {
 		}()
 	}
 	var out []contract.Identity
-	var silent error
+	var texts []string
 	for range n.o.Join {
 		a := <-answers
 		switch {
 		case a.err != nil:
-			silent = a.err
+			texts = append(texts, a.err.Error())
 		case a.id.NodeID == n.o.NodeID && a.id.RaftAddr == n.mux.addr():
 		case a.id.NodeID == n.o.NodeID:
-			return nil, fmt.Errorf("cluster: another node at %s has this node's id %q: give each node an id of its own", a.id.RaftAddr, n.o.NodeID)
+			return nil, nil, &contract.MembershipError{Detail: fmt.Sprintf("another node at %s has this node's id %q: give each node an id of its own", a.id.RaftAddr, n.o.NodeID)}
 		case !slices.ContainsFunc(out, func(o contract.Identity) bool { return o.NodeID == a.id.NodeID }):
 			out = append(out, a.id)
 		}
 	}
-	if n.o.BootstrapExpect == 1 && len(out) == 0 && silent != nil {
-		return nil, silent
+	if len(texts) > 0 {
+		slices.Sort(texts) // in one line, and the same at each look
+		silent = errors.New(strings.Join(texts, "; "))
 	}
-	return out, nil
+	if n.o.BootstrapExpect == 1 && len(out) == 0 && silent != nil {
+		return nil, nil, silent
+	}
+	return out, silent, nil
 }
 
 // claim asks every other founder for its word; if all give it, the claim is

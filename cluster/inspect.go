@@ -60,7 +60,11 @@ func Inspect(dataDir string, applied, term uint64, snapshots raft.SnapshotStore,
 		return Inspection{}, fmt.Errorf("cluster: inspect %s: %w", identityFile, err)
 	}
 	p := Parts{StateMachine: position{index: applied, term: term}, Snapshots: snapshots, Log: log}
-	s, _, err := readDiskState(p, log)
+	t, err := inspectTerm(filepath.Join(dataDir, stableFile))
+	if err != nil {
+		return Inspection{}, err
+	}
+	s, _, err := readDiskState(p, log, t)
 	if err != nil {
 		return Inspection{}, err
 	}
@@ -78,4 +82,17 @@ func Inspect(dataDir string, applied, term uint64, snapshots raft.SnapshotStore,
 		i.Violation = err.Error()
 	}
 	return i, nil
+}
+
+// inspectTerm reads the term of a vote store, 0 if there is none.
+func inspectTerm(path string) (uint64, error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	votes, err := openStableStore(path, stableStoreOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("cluster: inspect: %w", err)
+	}
+	term, err := votes.term()
+	return term, errors.Join(err, votes.Close())
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -172,44 +171,58 @@ func (n *Node) takeIn(ctx context.Context, r *raft.Raft, req *announceRequest) (
 	}
 	resp := &announceResponse{ClusterID: n.ClusterID()}
 	m, c := req.Member, r.GetConfiguration()
-	if !validNodeID(m.ID) || m.RaftAddr == "" {
-		return nil, &contract.MembershipError{Detail: fmt.Sprintf("node id %q at %q is not valid", m.ID, m.RaftAddr)}
+	if !validNodeID(m.ID) {
+		return nil, &contract.MembershipError{Detail: fmt.Sprintf("node id %q is not valid", m.ID)}
 	}
-	i := slices.IndexFunc(c.Configuration().Servers, func(s raft.Server) bool { return string(s.ID) == m.ID })
-	id, addr := raft.ServerID(m.ID), raft.ServerAddress(m.RaftAddr)
-	var change raft.IndexFuture
-	switch {
-	case i < 0 && !req.Fresh:
+	if err := checkAddress(m.RaftAddr); err != nil {
+		return nil, &contract.MembershipError{Detail: fmt.Sprintf("node %s: %v", m.ID, err)}
+	}
+	server, known := findServer(r, m.ID)
+	if !known && !req.Fresh {
 		resp.Removed = true
 		return resp, nil
-	case i < 0:
-		if err := freeAddress(c, m); err != nil {
+	}
+	if err := freeAddress(c, m); err != nil {
+		return nil, err
+	}
+	if known && req.Fresh {
+		// What follows takes something away from the node that has the id.
+		if err := n.mayReplace(ctx, server); err != nil {
 			return nil, err
 		}
-		change = r.AddNonvoter(id, addr, c.Index(), enqueueTimeout)
-	case req.Fresh && c.Configuration().Servers[i].Suffrage == raft.Voter:
-		// It lost its log and its vote: what it acknowledged is gone. As a
-		// learner it counts for nothing until it has all of it again. Its
-		// address, if that changed too, comes with the next announcement.
-		n.log.Warn("a voter lost its data; it has no vote until it has caught up", "peer", m.ID)
-		change = r.DemoteVoter(id, c.Index(), enqueueTimeout)
-	case c.Configuration().Servers[i].Address != addr:
-		if err := freeAddress(c, m); err != nil {
-			return nil, err
-		}
-		if c.Configuration().Servers[i].Suffrage == raft.Voter {
-			change = r.AddVoter(id, addr, c.Index(), enqueueTimeout)
-		} else {
-			change = r.AddNonvoter(id, addr, c.Index(), enqueueTimeout)
+		if server.Suffrage == raft.Voter {
+			// It lost its log and its vote: what it acknowledged is gone. As a
+			// learner it counts for nothing until it has all of it again.
+			n.log.Warn("a voter lost its data; it has no vote until it has caught up", "peer", m.ID)
+			if err := n.changed(ctx, r.DemoteVoter(server.ID, c.Index(), enqueueTimeout)); err != nil {
+				return nil, err
+			}
+			server, c = raft.Server{ID: server.ID, Address: server.Address, Suffrage: raft.Nonvoter}, r.GetConfiguration()
 		}
 	}
-	if change != nil {
-		if err := wait(ctx, change); err != nil {
-			return nil, n.configError(err)
-		}
-		failpoint.Hit(failpoint.MemberChange)
+	// In the same call: an empty node that moved knows nobody whom it could tell.
+	id, addr := raft.ServerID(m.ID), raft.ServerAddress(m.RaftAddr)
+	var err error
+	switch {
+	case known && server.Address == addr:
+	case known && server.Suffrage == raft.Voter:
+		err = n.changed(ctx, r.AddVoter(id, addr, c.Index(), enqueueTimeout))
+	default:
+		err = n.changed(ctx, r.AddNonvoter(id, addr, c.Index(), enqueueTimeout))
+	}
+	if err != nil {
+		return nil, err
 	}
 	return resp, n.setRow(ctx, m)
+}
+
+// changed waits for a change of the configuration.
+func (n *Node) changed(ctx context.Context, change raft.IndexFuture) error {
+	if err := wait(ctx, change); err != nil {
+		return n.configError(err)
+	}
+	failpoint.Hit(failpoint.MemberChange)
+	return nil
 }
 
 // freeAddress refuses an address that another member has: Raft would.

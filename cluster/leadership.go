@@ -84,6 +84,7 @@ func (n *Node) duties(ctx context.Context, term uint64) {
 				ticked = time.Now()
 			}
 		}
+		n.keepOwnAddress(ctx)
 		n.keepOwnRow(ctx)
 		n.promoteReady(ctx, promote)
 		select {
@@ -120,6 +121,27 @@ func (n *Node) keepOwnRow(ctx context.Context) {
 	own := n.ownMember()
 	if !sameMember(n.memberRow(own.GetNodeId()), own) {
 		n.system(ctx, "record own address", setMember(own))
+	}
+}
+
+// keepOwnAddress makes Raft's configuration say where this leader is. A follower
+// announces a new address to its leader; the leader has nobody to tell, and the
+// only node of a cluster is always the leader.
+func (n *Node) keepOwnAddress(ctx context.Context) {
+	r := n.raft.Load()
+	s, ok := findServer(r, n.o.NodeID)
+	if !ok || s.Suffrage != raft.Voter || string(s.Address) == n.mux.addr() || n.leaderReady(r) != nil {
+		return
+	}
+	c := r.GetConfiguration()
+	err := freeAddress(c, fromRow(n.ownMember()))
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, 2*n.o.ElectionTimeout)
+		defer cancel()
+		err = wait(ctx, r.AddVoter(s.ID, raft.ServerAddress(n.mux.addr()), c.Index(), enqueueTimeout))
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		n.log.Warn("the new address of this node is not in the configuration yet", "address", n.mux.addr(), "error", err)
 	}
 }
 

@@ -45,6 +45,8 @@ type verifyResponse struct {
 type progressResponse struct {
 	Applied   uint64 `json:"applied"`
 	Restoring bool   `json:"restoring"`
+	// Running: it runs Raft as a part of its cluster; a new node does not.
+	Running bool `json:"running,omitempty"`
 	// Diverged: the node's state is wrong, so it must not lead.
 	Diverged bool `json:"diverged,omitempty"`
 	// DiskLow: near the mark or below, so not one to lead. DiskFull: it takes no entries.
@@ -163,7 +165,7 @@ func (n *Node) onVerify(_ context.Context, _ string, req *verifyRequest) (*verif
 
 func (n *Node) onProgress(context.Context, string, *empty) (*progressResponse, error) {
 	applied, _ := n.p.StateMachine.Applied()
-	return &progressResponse{Applied: applied, Restoring: n.p.StateMachine.Restoring(), Diverged: n.state.diverged.Load() != nil,
+	return &progressResponse{Applied: applied, Running: n.raft.Load() != nil && n.identity.clusterID() != "", Restoring: n.p.StateMachine.Restoring(), Diverged: n.state.diverged.Load() != nil,
 		DiskLow: n.gates.tight(false), DiskFull: n.gates.full() || n.outOfSpace()}, nil
 }
 

@@ -63,12 +63,14 @@ type Node struct {
 	startMu   sync.Mutex // serialises startRaft with itself and with Close
 	reloadMu  sync.Mutex // serialises changes of Raft's configuration
 
-	state           stateCheck   // this node's state against the others'
-	verification    verification // a full scan of the state
-	promise         promise      // to the node that forms the cluster
-	removed         atomic.Bool  // the leader said that this node is no member
-	caughtUp        atomic.Bool  // since the start, this node once had all that a quorum knew
-	stage           atomic.Value // string: what a node without Raft is doing, for Ready
+	state           stateCheck                     // this node's state against the others'
+	verification    verification                   // a full scan of the state
+	silence         silence                        // of members whose id a new node wants
+	promise         promise                        // to the node that forms the cluster
+	removed         atomic.Bool                    // the leader said that this node is no member
+	foreign         atomic.Pointer[foreignVerdict] // what the join addresses say; nil: not asked yet
+	caughtUp        atomic.Bool                    // since the start, this node once had all that a quorum knew
+	stage           atomic.Value                   // string: what a node without Raft is doing, for Ready
 	announce        chan struct{}
 	started         time.Time
 	closing         chan struct{}
@@ -173,15 +175,19 @@ func (o Options) withDefaults() Options {
 
 // start checks the state on disk and starts what it allows.
 func (n *Node) start(ctx context.Context) error {
-	if err := checkStartup(n.p, n.logs, n.log); err != nil {
+	term, err := n.stable.term()
+	if err != nil {
+		return err
+	}
+	if err := checkStartup(n.p, n.logs, term, n.log); err != nil {
 		return err
 	}
 	if err := n.checkClusterID(); err != nil {
 		return err
 	}
-	hasState, err := raft.HasExistingState(n.logs, n.stable, n.p.Snapshots)
+	hasState, err := n.hasRaftState()
 	if err != nil {
-		return fmt.Errorf("cluster: look for raft state: %w", err)
+		return err
 	}
 	handlers := http.NewServeMux()
 	n.handlePeers(handlers)
@@ -189,28 +195,65 @@ func (n *Node) start(ctx context.Context) error {
 	n.server.start()
 	n.goRun(n.gates.run)
 	n.goRun(n.reads.run)
+	watch := &joinWatch{n: n, answers: map[string]contract.Identity{}}
+	if err := n.begin(ctx, hasState, watch); err != nil {
+		return err
+	}
+	n.goRun(n.upkeep)
+	n.goRun(n.watchState)
+	if len(n.o.Join) > 0 {
+		n.goRun(func(ctx context.Context) { n.watchJoin(ctx, watch) })
+	}
+	return nil
+}
+
+// begin starts Raft, or the search for the cluster, by what is on disk.
+func (n *Node) begin(ctx context.Context, hasState bool, watch *joinWatch) (err error) {
 	rec := n.identity.record()
 	switch {
 	case len(rec.Pending) > 0:
 		// A crash between the claim and the end of the bootstrap: go on with it.
-		if err = n.finishBootstrap(rec.Pending); err == nil {
+		if len(rec.Pending) == 1 {
+			err = n.checkJoin(ctx, watch)
+		}
+		if err == nil {
+			err = n.finishBootstrap(rec.Pending)
+		}
+		if err == nil {
 			err = n.bootstrapRaft(ctx, rec.Pending)
 		}
 	case hasState, rec.Founder:
 		if err = n.startRaft(); err == nil && n.alone() {
-			n.electSelf(ctx)
+			if err = n.checkJoin(ctx, watch); err == nil {
+				n.electSelf(ctx)
+			}
 		}
 	case len(n.o.Join) == 0:
 		err = n.bootstrapAlone(ctx)
 	default:
 		n.goRun(n.findCluster)
 	}
+	return err
+}
+
+// hasRaftState says whether there is something of Raft here. The library takes
+// a term for it; a node that was wiped and kept its term is to be taken in
+// again all the same (M2).
+func (n *Node) hasRaftState() (bool, error) {
+	has, err := raft.HasExistingState(n.logs, n.stable, n.p.Snapshots)
 	if err != nil {
-		return err
+		return false, fmt.Errorf("cluster: look for raft state: %w", err)
 	}
-	n.goRun(n.upkeep)
-	n.goRun(n.watchState)
-	return nil
+	s, _, err := readDiskState(n.p, n.logs, 0)
+	if err != nil {
+		return false, err
+	}
+	if rec := n.identity.record(); has && wiped(rec, s) {
+		n.log.Warn("log, snapshots and state are gone, the node's identity is not: it asks the cluster to take it in again, and has no vote until then",
+			"cluster", rec.ClusterID)
+		return false, nil
+	}
+	return has, nil
 }
 
 // checkClusterID compares what the directory says with what the state says.
@@ -445,7 +488,7 @@ func (n *Node) Leader() contract.LeaderInfo {
 	return info
 }
 
-var errRemoved = fmt.Errorf("%w: it was removed from the cluster; to add it again, empty its data directory and restart it", contract.ErrNotReady)
+var errRemoved = fmt.Errorf("%w: to add it again, empty its data directory and restart it", contract.ErrRemoved)
 
 // Ready returns nil if this node can do its part: it is a member, it knows a
 // leader, and it once had all that the cluster had. Else it returns
@@ -461,6 +504,8 @@ func (n *Node) Ready() error {
 		return n.Diverged()
 	case r == nil:
 		return n.notRunning()
+	case n.estranged() != nil:
+		return n.estranged()
 	case n.p.StateMachine.Restoring():
 		return fmt.Errorf("%w: it installs a snapshot from the leader", contract.ErrNotReady)
 	case n.p.StateMachine.ClusterID() == "":

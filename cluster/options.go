@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -166,8 +168,13 @@ func (o Options) Validate() error {
 		bad("RaftAddr %q: must be host:port: %v", o.RaftAddr, err)
 	}
 	if o.RaftAdvertise != "" {
-		if _, _, err := net.SplitHostPort(o.RaftAdvertise); err != nil {
-			bad("RaftAdvertise %q: must be host:port: %v", o.RaftAdvertise, err)
+		if err := checkAddress(o.RaftAdvertise); err != nil {
+			bad("RaftAdvertise: %v", err)
+		}
+	}
+	for _, base := range o.Join {
+		if u, err := url.Parse(base); err != nil || u.Scheme == "" || u.Host == "" {
+			bad("Join %q: must be a base URL, as http://host:port", base)
 		}
 	}
 	if o.BootstrapExpect < 0 || o.BootstrapExpect > maxBootstrapExpect {
@@ -209,6 +216,21 @@ func (o Options) Validate() error {
 		bad("MaxInflightBytes %d: must be at least one entry, %d", o.MaxInflightBytes, command.MaxEntryBytes)
 	}
 	return errors.Join(errs...)
+}
+
+// checkAddress returns an error unless others can dial the address.
+func checkAddress(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("the address %q must be host:port: %w", addr, err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return fmt.Errorf("the address %q names no host that others could connect to", addr)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("the address %q must have a port of 1 to 65535", addr)
+	}
+	return nil
 }
 
 func validNodeID(id string) bool {

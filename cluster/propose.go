@@ -148,6 +148,10 @@ func (n *Node) mayPropose(system bool) error {
 		return n.notRunning()
 	case !system && n.state.diverged.Load() != nil:
 		return n.Diverged()
+	case !system && n.removed.Load():
+		return errRemoved
+	case !system && n.estranged() != nil:
+		return n.estranged()
 	case r.State() != raft.Leader:
 		return n.notLeader()
 	case !system && n.p.StateMachine.ClusterID() == "":

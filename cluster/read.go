@@ -51,6 +51,15 @@ func (n *Node) readIndex(ctx context.Context, c contract.Consistency) (contract.
 		// An empty state would answer "not found" to everything.
 		return contract.ReadStamp{}, fmt.Errorf("%w: it has no data of the cluster yet", contract.ErrNotReady)
 	}
+	if c.Level == contract.Bounded || c.Level == contract.Linearizable {
+		// What these promise is of the cluster, and this node can't speak for it.
+		if n.removed.Load() {
+			return contract.ReadStamp{}, errRemoved
+		}
+		if err := n.estranged(); err != nil {
+			return contract.ReadStamp{}, err
+		}
+	}
 	switch c.Level {
 	case contract.Local:
 		index, _ := sm.Applied()

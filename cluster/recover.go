@@ -68,9 +68,16 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stable.Close()) }()
-	s, _, err := readDiskState(p, p.Log)
+	term, err := stable.term()
 	if err != nil {
 		return err
+	}
+	s, _, err := readDiskState(p, p.Log, term)
+	if err != nil {
+		return err
+	}
+	if wiped(id.record(), s) {
+		return fmt.Errorf("cluster: recover: node %s has no log, no snapshot and no state of cluster %s: there is nothing to recover from; start it with --join, and it is taken in again", o.NodeID, id.clusterID())
 	}
 	say("node %s of cluster %s: state at %d, snapshot at %d, log %d to %d", o.NodeID, id.clusterID(), s.Applied, s.Snapshot, s.First, s.Last)
 	for _, v := range c.Servers {
@@ -81,7 +88,16 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 		say("dry run: nothing was changed")
 		return nil
 	}
-	if err := checkStartup(p, p.Log, o.Logger); err != nil {
+	if newest := max(s.LastTerm, s.SnapshotTerm); term < newest {
+		// The votes are lost. In the new configuration nobody has voted yet, and
+		// this term is above all that the log knows.
+		term = newest + 1
+		if err := stable.SetUint64(keyCurrentTerm, term); err != nil {
+			return fmt.Errorf("cluster: recover: write the term: %w", err)
+		}
+		say("the votes were lost: this node goes on in term %d", term)
+	}
+	if err := checkStartup(p, p.Log, term, o.Logger); err != nil {
 		return err
 	}
 	conf := raft.DefaultConfig()
@@ -109,8 +125,11 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 func recoverConfiguration(o RecoverOptions) (raft.Configuration, error) {
 	var c raft.Configuration
 	for _, v := range o.Voters {
-		if !validNodeID(v.ID) || v.RaftAddr == "" {
-			return c, fmt.Errorf("cluster: recover: voter %q at %q is not valid", v.ID, v.RaftAddr)
+		if !validNodeID(v.ID) {
+			return c, fmt.Errorf("cluster: recover: voter %q: a node id is 1 to %d letters, digits, '.', '-' or '_'", v.ID, maxNodeIDBytes)
+		}
+		if err := checkAddress(v.RaftAddr); err != nil {
+			return c, fmt.Errorf("cluster: recover: voter %s: %w", v.ID, err)
 		}
 		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(v.ID), Address: raft.ServerAddress(v.RaftAddr)})
 	}

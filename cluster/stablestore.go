@@ -141,6 +141,15 @@ func (s *stableStore) GetUint64(key []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(val), nil
 }
 
+// term is the current term, 0 if there has been none.
+func (s *stableStore) term() (uint64, error) {
+	term, err := s.GetUint64(keyCurrentTerm)
+	if err != nil && err.Error() != raftboltdb.ErrKeyNotFound.Error() {
+		return 0, fmt.Errorf("cluster: read the term: %w", err)
+	}
+	return term, nil
+}
+
 // Close closes the file. Call it after raft has ended.
 func (s *stableStore) Close() error {
 	s.guard.stop()

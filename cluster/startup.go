@@ -20,6 +20,7 @@ type diskState struct {
 	Applied, AppliedTerm   uint64 // A, T: the state machine's position
 	Snapshot, SnapshotTerm uint64 // S: the newest snapshot, 0 = none
 	First, Last            uint64 // F, L: the log, 0 = empty
+	Term, LastTerm         uint64 // of the vote store, and of the log's last entry
 	// TermAtSnapshot and TermAtApplied are the terms of the log's entries
 	// there; 0 = the log has no such entry.
 	TermAtSnapshot, TermAtApplied uint64
@@ -39,12 +40,13 @@ type startupPlan struct {
 const advice = "if other members are alive, empty this node's data directory and start it: it joins again and gets everything from the leader; else restore a backup"
 
 // planStartup decides what must happen before Raft starts with
-// NoSnapshotRestoreOnStart, which believes all of I1 to I4:
+// NoSnapshotRestoreOnStart, which believes all of I1 to I5:
 //
 //	I1  A >= S, or only entries that the state machine never sees are between
 //	I2  F <= max(A, S) + 1
 //	I3  A <= max(L, S)
 //	I4  the log's entry at A, if there is one, has A's term
+//	I5  the vote store's term is not below that of the log's last entry and of the snapshot
 //
 // It returns an error if one does not hold and can't be made to hold without
 // losing something.
@@ -79,12 +81,24 @@ func planStartup(s diskState) (startupPlan, error) {
 	case s.First > max(s.Applied, s.Snapshot)+1:
 		return p, fmt.Errorf("cluster: I2 violated: the log begins at %d, the state and the snapshot end at %d: entries are missing: %s", s.First, max(s.Applied, s.Snapshot), advice)
 	}
+	if newest := max(s.LastTerm, s.SnapshotTerm); newest > s.Term {
+		// Raft raises its term on disk before it takes anything of that term.
+		// Without its votes this node could vote a second time in a term.
+		return p, fmt.Errorf("cluster: I5 violated: the vote store is at term %d, the log and the snapshot at %d: the votes are lost (%s was deleted, or is of another time): %s; if no other member is left, `snipdb recover` makes new ones", s.Term, newest, stableFile, advice)
+	}
 	return p, nil
 }
 
-// readDiskState reads the numbers.
-func readDiskState(p Parts, logs raft.LogStore) (diskState, *raft.SnapshotMeta, error) {
-	var s diskState
+// wiped says whether a node belongs to a cluster and has nothing of it: no
+// entry, no snapshot, no state. It has lost what it acknowledged, even if its
+// term is still there. A founder may be so, until the first entry is applied.
+func wiped(rec identityRecord, s diskState) bool {
+	return rec.ClusterID != "" && !rec.Founder && len(rec.Pending) == 0 && s.Last == 0 && s.Snapshot == 0 && s.Applied == 0
+}
+
+// readDiskState reads the numbers; term is the vote store's.
+func readDiskState(p Parts, logs raft.LogStore, term uint64) (diskState, *raft.SnapshotMeta, error) {
+	s := diskState{Term: term}
 	var errs [3]error
 	s.Applied, s.AppliedTerm = p.StateMachine.Applied()
 	snap, err := newestSnapshot(p.Snapshots)
@@ -101,6 +115,9 @@ func readDiskState(p Parts, logs raft.LogStore) (diskState, *raft.SnapshotMeta, 
 		return s, nil, err
 	}
 	if s.TermAtApplied, err = termAt(logs, s.Applied, s.First, s.Last); err != nil {
+		return s, nil, err
+	}
+	if s.LastTerm, err = termAt(logs, s.Last, s.First, s.Last); err != nil {
 		return s, nil, err
 	}
 	s.GapIsNoops, err = onlyNoops(logs, s)
@@ -145,13 +162,13 @@ func onlyNoops(logs raft.LogStore, s diskState) (bool, error) {
 	return true, nil
 }
 
-// checkStartup makes I1 to I4 hold, or refuses. It is run before NewRaft,
-// and nothing else may use the parts meanwhile.
-func checkStartup(p Parts, logs raft.LogStore, log *slog.Logger) error {
+// checkStartup makes I1 to I5 hold, or refuses. It is run before NewRaft,
+// and nothing else may use the parts meanwhile. term is the vote store's.
+func checkStartup(p Parts, logs raft.LogStore, term uint64, log *slog.Logger) error {
 	if mutant.On(mutant.StartupUnchecked) {
 		return nil
 	}
-	s, snap, err := readDiskState(p, logs)
+	s, snap, err := readDiskState(p, logs, term)
 	if err != nil {
 		return err
 	}

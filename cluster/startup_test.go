@@ -36,9 +36,16 @@ func TestPlanStartup(t *testing.T) {
 		{"#697: the log conflicts with the snapshot", diskState{Applied: 8, AppliedTerm: 3, Snapshot: 8, SnapshotTerm: 3, First: 1, Last: 20, TermAtSnapshot: 2, TermAtApplied: 2}, true, false, ""},
 		{"#697: and the state has not seen the snapshot", diskState{Applied: 5, AppliedTerm: 1, Snapshot: 8, SnapshotTerm: 3, First: 1, Last: 20, TermAtSnapshot: 2, TermAtApplied: 1}, true, true, ""},
 		{"#697: but the state is beyond it", diskState{Applied: 12, AppliedTerm: 3, Snapshot: 8, SnapshotTerm: 3, First: 1, Last: 20, TermAtSnapshot: 2, TermAtApplied: 3}, true, false, "I3 violated"},
+		{"I5: the votes are lost", diskState{First: 1, Last: 9, LastTerm: 2}, false, false, "I5 violated"},
+		{"I5: the votes are of another time", diskState{First: 1, Last: 9, LastTerm: 3, Term: 2}, false, false, "I5 violated"},
+		{"I5: only a snapshot is left", diskState{Applied: 7, AppliedTerm: 2, Snapshot: 7, SnapshotTerm: 2, Term: 1}, false, false, "I5 violated"},
+		{"I5: a vote in a term without an entry", diskState{First: 1, Last: 9, LastTerm: 2, Term: 5}, false, false, ""},
 		{"a crash before the log was cut", diskState{Applied: 100, AppliedTerm: 3, Snapshot: 100, SnapshotTerm: 3, First: 1, Last: 50}, true, false, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+			if row.s.Term == 0 && !strings.Contains(row.name, "I5") {
+				row.s.Term = 9
+			}
 			p, err := planStartup(row.s)
 			if row.err == "" && err != nil || row.err != "" && (err == nil || !strings.Contains(err.Error(), row.err)) {
 				t.Fatalf("error %v, want %q", err, row.err)
@@ -109,7 +116,7 @@ func (d *disk) snapshot(index, term, applied uint64) {
 }
 
 func (d *disk) check() error {
-	return checkStartup(d.parts, d.parts.Log, slog.New(slog.DiscardHandler))
+	return checkStartup(d.parts, d.parts.Log, 9, slog.New(slog.DiscardHandler))
 }
 
 func (d *disk) last() uint64 {

@@ -55,6 +55,9 @@ func (n *Node) LocalStatus() contract.NodeStatus {
 	if err := n.Ready(); err != nil {
 		s.Errors = append(s.Errors, err.Error())
 	}
+	if v := n.foreign.Load(); v != nil && v.notes != "" {
+		s.Errors = append(s.Errors, v.notes)
+	}
 	return s
 }
 

@@ -14,6 +14,11 @@ var (
 	ErrNoLeader = errors.New("the cluster has no leader now")
 	// ErrNotReady: this node is starting, restoring, or not yet a member. Not applied.
 	ErrNotReady = errors.New("this node is not ready")
+	// ErrRemoved: this node was removed from the cluster. It is an ErrNotReady. Not applied.
+	ErrRemoved = fmt.Errorf("%w: it was removed from the cluster", ErrNotReady)
+	// ErrForeign: this node is the only voter of its cluster, and the nodes at
+	// its join addresses belong to another. It is an ErrNotReady. Not applied.
+	ErrForeign = fmt.Errorf("%w: its cluster is not that of its join addresses", ErrNotReady)
 	// ErrShutdown: this node is stopping. Not applied.
 	ErrShutdown = errors.New("this node is stopping")
 	// ErrTooStale: a bounded read could not be served in time.
