@@ -20,11 +20,14 @@ type batchBody struct {
 }
 
 // operations says which fields each operation takes and how it is built.
-// "id" and the conditions are of all.
+// "id" and the conditions are of all that name a document.
 var operations = map[string]struct {
 	needs []string // must be there
 	takes []string // may be there
-	build func(b *builder, o *operationBody) (*command.Mutation, error)
+	// whole is set if it is of the collection and takes no id, and
+	// unconditional if it takes no condition.
+	whole, unconditional bool
+	build                func(b *builder, o *operationBody) (*command.Mutation, error)
 }{
 	wire.OpPutDoc: {needs: []string{"doc"}, build: func(b *builder, o *operationBody) (*command.Mutation, error) {
 		b.prefix += "doc."
@@ -58,13 +61,34 @@ var operations = map[string]struct {
 	wire.OpPutEmbeddings: {needs: []string{"embeddings"}, takes: []string{"model"}, build: func(b *builder, o *operationBody) (*command.Mutation, error) {
 		return b.putEmbeddings(o.ID, o.Model, o.Embeddings)
 	}},
+	wire.OpDeleteOwner: {needs: []string{"owner"}, whole: true, unconditional: true, build: func(b *builder, o *operationBody) (*command.Mutation, error) {
+		return b.deleteOwner(o.Owner)
+	}},
+	wire.OpPutCollection: {takes: []string{"collection"}, whole: true, build: func(b *builder, o *operationBody) (*command.Mutation, error) {
+		b.prefix += "collection."
+		in := o.Collection
+		if in == nil {
+			in = &wire.CollectionInput{}
+		}
+		return b.putCollection(in)
+	}},
+	wire.OpDeleteCollection: {whole: true, build: func(b *builder, _ *operationBody) (*command.Mutation, error) {
+		b.vectors.change(collectionChange{deleted: true})
+		m := b.mutation()
+		m.Op = &command.Mutation_DeleteCollection{DeleteCollection: &command.DeleteCollection{}}
+		return m, nil
+	}},
 }
+
+// optionalFields are the fields that only some operations take.
+var optionalFields = []string{"collection", "doc", "embeddings", "index", "model", "owner", "patch", "snippet", "snippet_patch"}
 
 // present returns the names of the optional fields that the operation has.
 func (o *operationBody) present() map[string]bool {
 	return map[string]bool{
 		"index": o.Index != nil, "doc": o.Doc != nil, "patch": o.Patch != nil, "snippet": o.Snippet != nil,
 		"snippet_patch": o.SnipPatch != nil, "model": o.Model != "", "embeddings": o.Embeddings != nil,
+		"owner": o.Owner != nil, "collection": o.Collection != nil,
 	}
 }
 
@@ -101,8 +125,15 @@ func (b *builder) operationMutation(o *operationBody) (*command.Mutation, error)
 	if !known {
 		return nil, b.wrong("op", "is %.40q, which is no operation", o.Op)
 	}
-	if err := snippet.ValidateID(b.field("id"), o.ID); err != nil {
+	if kind.whole {
+		if o.ID != "" {
+			return nil, b.wrong("id", "is not a field of %s, which is of the collection of the path", o.Op)
+		}
+	} else if err := snippet.ValidateID(b.field("id"), o.ID); err != nil {
 		return nil, b.invalid(err)
+	}
+	if kind.unconditional && (o.IfAbsent || o.IfRevision != 0) {
+		return nil, b.wrong("if_revision", "and if_absent are not fields of %s", o.Op)
 	}
 	present := o.present()
 	for _, name := range kind.needs {
@@ -114,7 +145,7 @@ func (b *builder) operationMutation(o *operationBody) (*command.Mutation, error)
 	for _, name := range kind.takes {
 		delete(present, name)
 	}
-	for _, name := range []string{"doc", "embeddings", "index", "model", "patch", "snippet", "snippet_patch"} {
+	for _, name := range optionalFields {
 		if present[name] {
 			return nil, b.wrong(name, "is not a field of %s", o.Op)
 		}
@@ -152,6 +183,10 @@ func batchReply(r *command.Result, ops []operationBody) *reply {
 			out.Results[i].Revision = doc.GetRevision()
 		}
 		out.Results[i].Updated = int(item.GetUpdated())
+		if ops[i].Op == wire.OpDeleteOwner {
+			// As the route of its own, it has something to show.
+			out.Results[i].Status, out.Results[i].More = http.StatusOK, item.GetMore()
+		}
 	}
 	return &reply{status: http.StatusOK, body: out}
 }

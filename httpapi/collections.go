@@ -5,7 +5,6 @@ import (
 
 	"github.com/snipdb/snipdb/fsm/command"
 	"github.com/snipdb/snipdb/httpapi/wire"
-	"github.com/snipdb/snipdb/storage/snippet"
 )
 
 // collectionCursor is the kind of the cursors of the list of collections.
@@ -54,25 +53,11 @@ func putCollection(c *call, body []byte) (*write, error) {
 			return nil, err
 		}
 	}
-	put := &command.PutCollection{Metric: in.Metric, Analyzer: in.Analyzer}
-	if in.Dimension != nil {
-		if err := snippet.ValidateDimension("dimension", *in.Dimension); err != nil {
-			return nil, err
-		}
-		dimension := uint32(*in.Dimension)
-		put.Dimension = &dimension
+	put, err := newBuilder("").putCollection(&in)
+	if err != nil {
+		return nil, err
 	}
-	if in.Metric != nil {
-		if err := snippet.ValidateMetric("metric", snippet.Metric(*in.Metric)); err != nil {
-			return nil, err
-		}
-	}
-	if in.Analyzer != nil {
-		if err := snippet.ValidateAnalyzer("analyzer", snippet.Analyzer(*in.Analyzer)); err != nil {
-			return nil, err
-		}
-	}
-	return c.collectionWrite(&command.Mutation{Op: &command.Mutation_PutCollection{PutCollection: put}}, func(r *command.Result) *reply {
+	return c.collectionWrite(put, func(r *command.Result) *reply {
 		rep := applied(r, renderResultCollection(r.GetCollection()))
 		if rep.status == 201 {
 			rep.location = "/v1/collections/" + url.PathEscape(r.GetCollection().GetName())

@@ -237,8 +237,10 @@ func deleteOwner(c *call, _ []byte) (*write, error) {
 		return nil, badRequest(wire.CodeInvalidParameter, wire.ParamOwnerType, "owner_type and owner_id say whose documents to delete; to delete all, delete the collection")
 	}
 	b := newBuilder(collection)
-	m := b.mutation()
-	m.Op = &command.Mutation_DeleteOwner{DeleteOwner: &command.DeleteOwner{Owner: &command.Owner{Type: owner.Type, Id: owner.ID}}}
+	m, err := b.deleteOwner(&wire.Owner{Type: owner.Type, ID: owner.ID})
+	if err != nil {
+		return nil, err
+	}
 	return newWrite(b, m, func(r *command.Result) *reply {
 		return &reply{status: http.StatusOK, body: wire.DeleteOwnerResult{Deleted: int(r.GetUpdated()), More: r.GetMore(), Revision: r.GetIndex()}}
 	}), nil

@@ -15,6 +15,21 @@ import (
 type vectors struct {
 	slots   []vectorSlot
 	metrics []*string // the metric fields of the mutations that carry vectors
+	// changes are what a batch does to its collection before later vectors.
+	changes []collectionChange
+}
+
+// collectionChange is an operation of a batch on the collection itself. The
+// vectors behind it are for the collection as it is then.
+type collectionChange struct {
+	metrics int // how many of vectors.metrics are in front of it
+	deleted bool
+	metric  *string // nil: it stays
+}
+
+func (v *vectors) change(c collectionChange) {
+	c.metrics = len(v.metrics)
+	v.changes = append(v.changes, c)
 }
 
 // vectorSlot is the place of one vector in a command.
@@ -24,6 +39,7 @@ type vectorSlot struct {
 	field string
 	// operation is the number in a batch, or -1.
 	operation int
+	changes   int // how many of the batch's changes are in front of it
 }
 
 // builder turns wire structs into mutations of one collection. It checks
@@ -178,13 +194,52 @@ func (b *builder) rawVector(field string, v snippet.Vector, place *[]byte) error
 	if err := v.Validate(); err != nil {
 		return b.wrongVector(field, err)
 	}
-	b.vectors.slots = append(b.vectors.slots, vectorSlot{place: place, raw: v, field: b.field("%s", field), operation: b.operation})
+	b.vectors.slots = append(b.vectors.slots, vectorSlot{place: place, raw: v, field: b.field("%s", field), operation: b.operation, changes: len(b.vectors.changes)})
 	return nil
 }
 
 func (b *builder) wrongVector(field string, err error) error {
 	field = b.field("%s", field)
 	return b.inOperation(badRequest(wire.CodeInvalidVector, field, "%s is not usable: %v", field, err))
+}
+
+func (b *builder) putCollection(in *wire.CollectionInput) (*command.Mutation, error) {
+	put := &command.PutCollection{Metric: in.Metric, Analyzer: in.Analyzer}
+	if in.Dimension != nil {
+		if err := snippet.ValidateDimension(b.field("dimension"), *in.Dimension); err != nil {
+			return nil, b.invalid(err)
+		}
+		dimension := uint32(*in.Dimension)
+		put.Dimension = &dimension
+	}
+	if in.Metric != nil {
+		if err := snippet.ValidateMetric(b.field("metric"), snippet.Metric(*in.Metric)); err != nil {
+			return nil, b.invalid(err)
+		}
+	}
+	if in.Analyzer != nil {
+		if err := snippet.ValidateAnalyzer(b.field("analyzer"), snippet.Analyzer(*in.Analyzer)); err != nil {
+			return nil, b.invalid(err)
+		}
+	}
+	b.vectors.change(collectionChange{metric: in.Metric})
+	m := b.mutation()
+	m.Op = &command.Mutation_PutCollection{PutCollection: put}
+	return m, nil
+}
+
+// deleteOwner needs an owner: without one it would be anybody's documents.
+func (b *builder) deleteOwner(in *wire.Owner) (*command.Mutation, error) {
+	owner := snippet.Owner{Type: in.Type, ID: in.ID}
+	if owner.IsZero() {
+		return nil, b.wrong("owner", "needs a type and an id")
+	}
+	if err := snippet.ValidateOwner(b.field("owner"), owner); err != nil {
+		return nil, b.invalid(err)
+	}
+	m := b.mutation()
+	m.Op = &command.Mutation_DeleteOwner{DeleteOwner: &command.DeleteOwner{Owner: &command.Owner{Type: owner.Type, Id: owner.ID}}}
+	return m, nil
 }
 
 func (b *builder) patchDocument(id string, in *wire.DocumentPatch) (*command.Mutation, error) {
@@ -304,7 +359,9 @@ func (v *vectors) prepare(coll *snippet.Collection, judge bool) error {
 	if coll != nil {
 		metric, dimension = coll.Metric, coll.Dimension
 	}
+	metrics := v.metricsFrom(metric)
 	for _, slot := range v.slots {
+		judge = judge && slot.changes == 0 // else it is another collection by then
 		if dimension == 0 {
 			dimension = slot.raw.Dimension()
 		}
@@ -318,14 +375,33 @@ func (v *vectors) prepare(coll *snippet.Collection, judge bool) error {
 			}
 			return e
 		}
-		if metric == snippet.Cosine {
+		if metrics[slot.changes] == snippet.Cosine {
 			*slot.place = slot.raw.Normalize()
 		} else {
 			*slot.place = slot.raw
 		}
 	}
-	for _, m := range v.metrics {
-		*m = string(metric)
+	changes := 0
+	for i, m := range v.metrics {
+		for changes < len(v.changes) && v.changes[changes].metrics <= i {
+			changes++
+		}
+		*m = string(metrics[changes])
 	}
 	return nil
+}
+
+// metricsFrom returns the collection's metric before each change of the batch,
+// and behind the last one.
+func (v *vectors) metricsFrom(now snippet.Metric) []snippet.Metric {
+	out := append(make([]snippet.Metric, 0, len(v.changes)+1), now)
+	for _, c := range v.changes {
+		if c.deleted {
+			now = snippet.Cosine // made anew, with the defaults
+		} else if c.metric != nil {
+			now = snippet.Metric(*c.metric)
+		}
+		out = append(out, now)
+	}
+	return out
 }

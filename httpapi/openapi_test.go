@@ -109,10 +109,10 @@ var operationDocs = map[string]operationDoc{
 		status: 200, out: wire.EmbeddingsResult{}, answer: `{"id":"d1","revision":43,"updated":2}`,
 		codes: append([]wire.Code{wire.CodeNotFound, wire.CodeEmbeddingIndex, wire.CodeRevisionMismatch}, documentCodes...)},
 	"POST /v1/collections/{collection}/batch": {id: "batch", tag: "bulk", summary: "Apply many mutations, all or none",
-		description: "An error names the failing `operation`, and nothing is applied.",
+		description: fmt.Sprintf("An error names the failing `operation`, and nothing is applied. The operations see each other's effects, in their order. delete_owner, put_collection and delete_collection are of the path's collection and take no `id`; a batch deletes at most %d documents by owner, and `more` says whether some are left.", snippet.MaxOwnerDelete),
 		in:          wire.BatchInput{}, example: `{"operations":[{"op":"put_doc","id":"d1","doc":{"content":"A log is replicated."}},{"op":"delete_doc","id":"d2","if_revision":7}]}`,
 		status: 200, out: wire.BatchResult{}, answer: `{"index":44,"results":[{"op":"put_doc","id":"d1","status":201,"revision":44},{"op":"delete_doc","id":"d2","status":204,"revision":44}]}`,
-		codes: append([]wire.Code{wire.CodeNotFound, wire.CodeAlreadyExists, wire.CodeRevisionMismatch, wire.CodeOwnerConflict, wire.CodeSnippetGap, wire.CodeEmbeddingIndex}, documentCodes...)},
+		codes: append([]wire.Code{wire.CodeNotFound, wire.CodeAlreadyExists, wire.CodeRevisionMismatch, wire.CodeOwnerConflict, wire.CodeCollectionConflict, wire.CodeSnippetGap, wire.CodeEmbeddingIndex}, documentCodes...)},
 	"POST /v1/collections/{collection}/import": {id: "import", tag: "bulk", summary: "Put many documents, as a stream of lines both ways",
 		description: "Each line of the body is a document with its `id`, written as PUT does. Each line of the answer is the result of one line, in order; it may come while the body is still being sent, and a client must read it, or the server stops reading. " +
 			"A line that fails does not end the import, unless the node itself is in trouble or stop_on_error is set. The last line has `done`: to resume, send what is behind `last_line` again.",

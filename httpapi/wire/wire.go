@@ -179,12 +179,19 @@ const (
 	OpPatchSnippet  = "patch_snippet"
 	OpDeleteSnippet = "delete_snippet"
 	OpPutEmbeddings = "put_embeddings"
+
+	// These are of the collection, and name no document.
+	OpDeleteOwner      = "delete_owner"
+	OpPutCollection    = "put_collection"
+	OpDeleteCollection = "delete_collection"
 )
 
 // Operation is one mutation of a batch. Which fields it takes depends on Op.
 type Operation struct {
-	Op         string           `json:"op"`
-	ID         string           `json:"id"`
+	Op string `json:"op"`
+	// ID is the document's; delete_owner, put_collection and delete_collection
+	// take none.
+	ID         string           `json:"id,omitempty"`
 	Index      *int             `json:"index,omitempty"`
 	IfRevision uint64           `json:"if_revision,omitempty"`
 	IfAbsent   bool             `json:"if_absent,omitempty"`
@@ -194,6 +201,11 @@ type Operation struct {
 	SnipPatch  *SnippetPatch    `json:"snippet_patch,omitempty"`
 	Model      string           `json:"model,omitempty"`
 	Embeddings []EmbeddingInput `json:"embeddings,omitempty"`
+	// Owner is whose documents delete_owner deletes. It takes no condition.
+	Owner *Owner `json:"owner,omitempty"`
+	// Collection is for put_collection; absent, all settings stay, or take
+	// their defaults on creation.
+	Collection *CollectionInput `json:"collection,omitempty"`
 }
 
 // BatchInput is the body of POST …/batch.
@@ -204,10 +216,15 @@ type BatchInput struct {
 // OperationResult is what one operation of a batch did.
 type OperationResult struct {
 	Op       string `json:"op"`
-	ID       string `json:"id"`
+	ID       string `json:"id,omitempty"`
 	Status   int    `json:"status"`
 	Revision uint64 `json:"revision,omitempty"`
-	Updated  int    `json:"updated,omitempty"`
+	// Updated counts embeddings that were set, and documents that delete_owner
+	// deleted.
+	Updated int `json:"updated,omitempty"`
+	// More says that delete_owner left documents of the owner: the number that
+	// one batch deletes is bounded.
+	More bool `json:"more,omitempty"`
 }
 
 // BatchResult is the answer of a batch that was applied.
