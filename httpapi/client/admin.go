@@ -32,7 +32,9 @@ func (c *Client) Identity(ctx context.Context, endpoint string) (*wire.Identity,
 }
 
 // AddMember adds a node. Like all changes of the membership it carries no
-// idempotency key, so it is not repeated once it may have been applied.
+// idempotency key, so it is not repeated once it may have been applied. A
+// member that is there already at the same address stays as it is; at another
+// one it is refused.
 func (c *Client) AddMember(ctx context.Context, in wire.MemberInput, opts ...WriteOption) (Meta, error) {
 	_, meta, err := change[json.RawMessage](ctx, c, http.MethodPost, path("cluster", "members"), in, opts)
 	return meta, err
@@ -58,7 +60,8 @@ func (c *Client) PromoteMember(ctx context.Context, id string, opts ...WriteOpti
 }
 
 // TransferLeader hands the leadership to the member named, or, if to is
-// empty, to the one that the leader chooses.
+// empty, to the one that the leader chooses. It is an error if another one
+// becomes the leader instead.
 func (c *Client) TransferLeader(ctx context.Context, to string, opts ...WriteOption) (*wire.TransferResult, Meta, error) {
 	out, meta, err := change[wire.TransferResult](ctx, c, http.MethodPost, path("cluster", "transfer-leader"), wire.TransferInput{To: to}, opts)
 	if err == nil {

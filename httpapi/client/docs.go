@@ -40,7 +40,8 @@ func (c *Client) PutDocument(ctx context.Context, coll, id string, in wire.Docum
 }
 
 // CreateDocument creates a document. If in has no id, the node makes one; the
-// idempotency key keeps a repeated attempt from making a second document.
+// idempotency key keeps a repeated attempt from making a second document. If it
+// has one that exists, that is an error: see IsAlreadyExists.
 func (c *Client) CreateDocument(ctx context.Context, coll string, in wire.DocumentInput, opts ...WriteOption) (*wire.Document, Meta, error) {
 	return write[wire.Document](ctx, c, http.MethodPost, path("collections", coll, "docs"), c.compactDocument(in), opts)
 }

@@ -111,6 +111,10 @@ func CodeOf(err error) wire.Code {
 // IsNotFound says that the collection, document or snippet does not exist.
 func IsNotFound(err error) bool { return CodeOf(err) == wire.CodeNotFound }
 
+// IsAlreadyExists says that CreateDocument found its id taken, or that IfAbsent
+// failed: nothing was written.
+func IsAlreadyExists(err error) bool { return CodeOf(err) == wire.CodeAlreadyExists }
+
 // IsConflict says that a condition failed or that the object is in a state
 // that forbids the write: read it again, and decide.
 func IsConflict(err error) bool {
