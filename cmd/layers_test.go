@@ -54,6 +54,9 @@ var mayImport = map[string][]string{
 
 	"httpapi/client": {"httpapi/wire"},
 
+	// What the tests of failpoint and mutant share; tests alone import it.
+	"storage/tagtest": {},
+
 	// The conformance suite of log stores; tests alone import it.
 	"cluster/logtest": {},
 
