@@ -393,7 +393,8 @@ func TestProperties(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"num-immutable-mem-table", "cur-size-all-mem-tables", "estimate-pending-compaction-bytes",
-		"live-sst-files-size", "live-blob-file-size", "estimate-num-keys", "num-blob-files", "live-blob-file-garbage-size"} {
+		"live-sst-files-size", "live-blob-file-size", "estimate-num-keys", "num-blob-files", "live-blob-file-garbage-size",
+		"estimate-table-readers-mem"} {
 		if _, ok := db.n.db.GetIntPropertyCF("rocksdb."+name, db.n.families[cfVectors].h); !ok {
 			t.Errorf("RocksDB has no property %s", name)
 		}

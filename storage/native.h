@@ -70,6 +70,39 @@ void snip_shared_set_table(snip_shared* s,
 void snip_options_extra(rocksdb_options_t* o, int avoid_flush_during_recovery,
                         int paranoid_file_checks);
 
+// What RocksDB counts; see native_stats.cc. The order of the fields is that of
+// the tickers there.
+typedef struct snip_counters {
+  uint64_t data_hits, data_misses, index_hits, index_misses, filter_hits,
+      filter_misses, blob_hits, blob_misses, block_add_failures,
+      blob_add_failures;
+  uint64_t bloom_useful, bloom_positives, bloom_true_positives;
+  uint64_t user_bytes, wal_bytes, flush_bytes, compaction_read_bytes,
+      compaction_written_bytes, blob_written_bytes, blob_read_bytes,
+      blob_relocated_bytes;
+  uint64_t blocks_compressed, blocks_not_compressed;
+  uint64_t stall_micros, rate_limiter_drains, file_opens;
+} snip_counters;
+// snip_shared_count switches counting on, for databases that are given
+// snip_shared_set_statistics. The counters belong to the shared parts: they go
+// on when a database takes the place of another.
+void snip_shared_count(snip_shared* s);
+void snip_shared_set_statistics(snip_shared* s, rocksdb_options_t* o);
+// snip_shared_counters returns 0 if nothing is counted.
+int snip_shared_counters(snip_shared* s, snip_counters* out);
+
+enum { SNIP_LEVELS = 7 };  // RocksDB's num_levels, which nobody sets
+typedef struct snip_levels {
+  uint64_t files[SNIP_LEVELS], bytes[SNIP_LEVELS];
+  // How often a column family was found in a state that slows or stops writes,
+  // by what it has too many of; since the database was opened.
+  uint64_t l0_slowdowns, l0_stops, memtable_slowdowns, memtable_stops,
+      pending_slowdowns, pending_stops;
+} snip_levels;
+// snip_family_levels returns 0 if RocksDB does not say.
+int snip_family_levels(rocksdb_t* db, rocksdb_column_family_handle_t* cf,
+                       snip_levels* out);
+
 // Space on the disk; see native_space.cc.
 // snip_space_wait: writes to files that are opened from now on wait for space
 // instead of failing; any other error of theirs is kept for snip_space_state,

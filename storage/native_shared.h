@@ -7,6 +7,7 @@
 #include <rocksdb/options.h>
 #include <rocksdb/rate_limiter.h>
 #include <rocksdb/sst_file_manager.h>
+#include <rocksdb/statistics.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_buffer_manager.h>
 
@@ -31,6 +32,7 @@ struct snip_shared {
   std::shared_ptr<ROCKSDB_NAMESPACE::WriteBufferManager> memtables;
   std::shared_ptr<ROCKSDB_NAMESPACE::RateLimiter> limiter;  // null: no limit
   std::shared_ptr<ROCKSDB_NAMESPACE::SstFileManager> files;
+  std::shared_ptr<ROCKSDB_NAMESPACE::Statistics> statistics;  // null: none
 };
 
 // snip_new_files makes the part that decides whether there is room for a

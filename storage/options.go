@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -67,6 +68,9 @@ type Options struct {
 	// "environment", "file"); it is shown with the effective options. An
 	// absent one is shown as "override".
 	OverrideSource map[string]string
+	// ProfileSource and MemorySource say the same of Profile and MemoryBytes, if
+	// these are set.
+	ProfileSource, MemorySource string
 	// Logger gets slow and rare events; nil discards them.
 	Logger *slog.Logger
 	// ReadOnly opens without a lock and without any change on disk.
@@ -128,6 +132,9 @@ func (o Options) logger() *slog.Logger {
 	return o.Logger
 }
 
+// unknownSource is where a value came from whose giver does not say.
+const unknownSource = "override"
+
 // setting is the value of one option with its source.
 type setting struct {
 	text   string
@@ -150,7 +157,8 @@ type resolved struct {
 // resolve checks the options. The result is usable even if err is not nil;
 // what is wrong is left out of it then.
 func (o Options) resolve() (*resolved, error) {
-	r := &resolved{profile: o.Profile, profileSource: "set", memory: o.MemoryBytes, memorySource: "set", overrides: map[string]setting{}}
+	r := &resolved{profile: o.Profile, profileSource: cmp.Or(o.ProfileSource, unknownSource),
+		memory: o.MemoryBytes, memorySource: cmp.Or(o.MemorySource, unknownSource), overrides: map[string]setting{}}
 	var problems []error
 	if r.profile == "" {
 		r.profile, r.profileSource = Default, "default"
@@ -171,10 +179,7 @@ func (o Options) resolve() (*resolved, error) {
 		if err == nil {
 			var v setting
 			if v, err = spec.parse(o.Overrides[name]); err == nil {
-				v.source = "override"
-				if s := o.OverrideSource[name]; s != "" {
-					v.source = s
-				}
+				v.source = cmp.Or(o.OverrideSource[name], unknownSource)
 				r.overrides[name] = v
 				continue
 			}

@@ -33,8 +33,12 @@ func NewShared(o Options) (*Shared, error) {
 	for bits < maxShardBits && cache>>(bits+1) >= minShardBytes {
 		bits++
 	}
-	return &Shared{newNativeShared(cache, bits, r.general("block_cache_strict").bool(), r.general("block_cache_high_pri_ratio").float,
-		r.general("write_buffer_manager_bytes").num, r.general("rate_limiter_bytes_per_sec").num)}, nil
+	n := newNativeShared(cache, bits, r.general("block_cache_strict").bool(), r.general("block_cache_high_pri_ratio").float,
+		r.general("write_buffer_manager_bytes").num, r.general("rate_limiter_bytes_per_sec").num)
+	if r.general("statistics").bool() {
+		n.count()
+	}
+	return &Shared{n}, nil
 }
 
 // MemoryBudget is the memory that the options give to RocksDB in this process,
@@ -64,6 +68,10 @@ func (r *resolved) buildOptions(s *Shared, readOnly bool) (db *grocksdb.Options,
 	db = newOptions()
 	r.apply(db, -1)
 	s.n.setOptions(db, false)
+	if !readOnly {
+		// One that is opened to be read as a whole would drown what requests read.
+		s.n.setStatistics(db)
+	}
 	setExtra(db, r.general("avoid_flush_during_recovery").bool(), r.general("paranoid_file_checks").bool())
 	db.SetCreateIfMissing(!readOnly)
 	db.SetCreateIfMissingColumnFamilies(!readOnly)

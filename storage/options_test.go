@@ -1,11 +1,16 @@
 package storage
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 )
+
+// metricName is a metric as the table of options names it. That the process
+// shows each is TestMonitoringUsesMetricsThatExist of package cmd/snipdb.
+var metricName = regexp.MustCompile("`(snipdb|process)_[a-z0-9_]+[`{]")
 
 // TestOptionTable parses every default, and opens a database with each
 // profile.
@@ -25,6 +30,9 @@ func TestOptionTable(t *testing.T) {
 	for _, d := range OptionDocs() {
 		if d.Help == "" || d.Name == "" || strings.HasSuffix(d.Help, ".") {
 			t.Errorf("option %q is documented by %q", d.Name, d.Help)
+		}
+		if !metricName.MatchString(d.Wrong) || strings.HasSuffix(d.Wrong, ".") {
+			t.Errorf("option %q: no metric shows that it is wrong: %q", d.Name, d.Wrong)
 		}
 	}
 	for name := range familyDefaults {
@@ -122,6 +130,31 @@ func TestMemoryBudget(t *testing.T) {
 	eff = Options{Overrides: map[string]string{"write_buffer_size": "1MiB"}}.Effective()
 	if got, ok := eff["embeddings.write_buffer_size"]; ok {
 		t.Errorf("embeddings have %+v of their own", got)
+	}
+}
+
+// TestSources holds each value to where it came from.
+func TestSources(t *testing.T) {
+	o := Options{Profile: Small, ProfileSource: "file", MemoryBytes: 128 << 20, MemorySource: "environment",
+		Overrides: map[string]string{"block_size": "8KiB", "max_open_files": "100"}, OverrideSource: map[string]string{"block_size": "flag"}}
+	eff := o.Effective()
+	for name, want := range map[string]OptionValue{
+		"profile": {"small", "file"}, "memory_bytes": {"128MiB", "environment"}, "block_size": {"8KiB", "flag"},
+		"max_open_files": {"100", "override"}, "block_cache_bytes": {"64MiB", "memory budget"}, "max_background_jobs": {"2", "profile small"},
+	} {
+		if eff[name] != want {
+			t.Errorf("%s is %+v, want %+v", name, eff[name], want)
+		}
+	}
+	// A source without a value says nothing.
+	eff = Options{ProfileSource: "flag", MemorySource: "default"}.Effective()
+	if eff["profile"] != (OptionValue{"default", "default"}) || eff["memory_bytes"] != (OptionValue{"1GiB", "profile default"}) {
+		t.Errorf("unset: %+v and %+v", eff["profile"], eff["memory_bytes"])
+	}
+	for name, v := range (Options{Profile: Large}).Effective() {
+		if v.Source == "" || v.Source == "set" {
+			t.Errorf("%s is from %q", name, v.Source)
+		}
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
+
+	"github.com/snipdb/snipdb/storage"
 )
 
 // loadConfig reads settings as serve does.
@@ -182,6 +184,39 @@ func TestBytesWithUnits(t *testing.T) {
 		var b bytesValue
 		if err := b.Set(text); err == nil {
 			t.Errorf("%q was read as %d", text, b)
+		}
+	}
+}
+
+// What `snipctl status --storage` shows as source is where the setting came from.
+func TestStorageOptionsNameTheirSource(t *testing.T) {
+	for name, row := range map[string]struct {
+		yaml        string
+		environment []string
+		arguments   []string
+		want        map[string]storage.OptionValue
+	}{
+		"nothing set": {"", nil, nil, map[string]storage.OptionValue{
+			"profile": {Value: "default", Source: "default"}, "memory_bytes": {Value: "1GiB", Source: "profile default"}, "max_open_files": {Value: "4096", Source: "profile default"}}},
+		"flags": {"", nil, []string{"--profile", "small", "--memory", "128MiB", "--rocksdb-option", "max_open_files=99"}, map[string]storage.OptionValue{
+			"profile": {Value: "small", Source: "flag"}, "memory_bytes": {Value: "128MiB", Source: "flag"}, "max_open_files": {Value: "99", Source: "flag"}}},
+		"environment": {"", []string{"SNIPDB_PROFILE=small", "SNIPDB_MEMORY=128MiB", "SNIPDB_ROCKSDB_OPTION=max_open_files=99"}, nil, map[string]storage.OptionValue{
+			"profile": {Value: "small", Source: "environment"}, "memory_bytes": {Value: "128MiB", Source: "environment"}, "max_open_files": {Value: "99", Source: "environment"}}},
+		"file": {"profile: large\nmemory: 2GiB\nrocksdb-option: {max_open_files: 99}\n", nil, nil, map[string]storage.OptionValue{
+			"profile": {Value: "large", Source: "file"}, "memory_bytes": {Value: "2GiB", Source: "file"}, "max_open_files": {Value: "99", Source: "file"}}},
+		"of each one": {"memory: 2GiB\n", []string{"SNIPDB_PROFILE=small"}, []string{"--rocksdb-option", "max_open_files=99"}, map[string]storage.OptionValue{
+			"profile": {Value: "small", Source: "environment"}, "memory_bytes": {Value: "2GiB", Source: "file"}, "max_open_files": {Value: "99", Source: "flag"},
+			"max_background_jobs": {Value: "2", Source: "profile small"}, "block_cache_bytes": {Value: "1GiB", Source: "memory budget"}}},
+	} {
+		config, _, err := loadConfig(t, row.yaml, row.environment, row.arguments...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := (&server{config: config}).storageOptions().Effective()
+		for option, want := range row.want {
+			if got[option] != want {
+				t.Errorf("%s: %s is %+v, want %+v", name, option, got[option], want)
+			}
 		}
 	}
 }

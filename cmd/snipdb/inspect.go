@@ -130,7 +130,7 @@ func openState(dir *dataDir, warnings io.Writer) (*storage.DB, func() error, err
 		return nil, nil, fmt.Errorf("there is no state in %s: the node has never run", dir.state())
 	}
 	options := storage.DefaultOptions()
-	options.ReadOnly, options.Logger = true, quiet(warnings)
+	options.ReadOnly, options.Logger, options.ProfileSource = true, quiet(warnings), sourceDefault
 	shared, err := storage.NewShared(options)
 	if err != nil {
 		return nil, nil, err

@@ -14,6 +14,7 @@ type storageCollector struct {
 	gauges []storageGauge
 	stall  *prometheus.Desc
 	family []familyGauge
+	detail []detailMetric
 }
 
 type storageGauge struct {
@@ -65,6 +66,7 @@ func newStorageCollector(store *storage.Store) *storageCollector {
 	family("live_sst_bytes", "Bytes of live SST files of a column family.", func(f *storage.FamilyStats) float64 { return float64(f.LiveSSTBytes) })
 	family("blob_bytes", "Bytes of blob files of a column family.", func(f *storage.FamilyStats) float64 { return float64(f.BlobBytes) })
 	family("keys", "Keys of a column family, estimated.", func(f *storage.FamilyStats) float64 { return float64(f.EstimatedKeys) })
+	c.detail = detailMetrics()
 	return c
 }
 
@@ -76,6 +78,9 @@ func (c *storageCollector) Describe(to chan<- *prometheus.Desc) {
 	}
 	for _, g := range c.family {
 		to <- g.desc
+	}
+	for _, m := range c.detail {
+		to <- m.desc
 	}
 }
 
@@ -100,5 +105,9 @@ func (c *storageCollector) Collect(to chan<- prometheus.Metric) {
 		for _, g := range c.family {
 			to <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value(&f), name)
 		}
+	}
+	// Without them the scrape still has the figures above.
+	if d, err := detail(c.store); err == nil {
+		collectDetail(c.detail, &d, to)
 	}
 }

@@ -282,6 +282,12 @@ func TestMonitoringUsesMetricsThatExist(t *testing.T) {
 			}
 		}
 	}
+	// The pages name metrics as people read them: a histogram without _bucket.
+	for _, page := range []string{"../../README.md", deployDir + "/README.md"} {
+		for _, problem := range checkPage(t, page, shown) {
+			t.Error(problem)
+		}
+	}
 	for name := range notScraped {
 		if !used[name] {
 			t.Errorf("%s is on the list of exceptions, and nothing needs it", name)
@@ -302,6 +308,50 @@ func TestMonitoringUsesMetricsThatExist(t *testing.T) {
 	} {
 		if len(checkExpression(shown, wrong, map[string]bool{})) == 0 {
 			t.Errorf("%s was accepted", wrong)
+		}
+	}
+}
+
+// inBackticks is a metric with its labels, if any, as a page names it. A prefix
+// ends in an underscore.
+var inBackticks = regexp.MustCompile("`((?:snipdb|process|go)_[a-z0-9_]*[a-z0-9])({[^}]*})?`")
+
+// checkPage looks for every metric that a page names, and for its labels.
+func checkPage(t *testing.T, path string, shown map[string]series) (problems []string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := inBackticks.FindAllStringSubmatch(string(text), -1)
+	if len(names) == 0 {
+		t.Errorf("%s names no metric: this test looks for the wrong thing", path)
+	}
+	for _, m := range names {
+		name := m[1]
+		if shown[name] == nil && shown[name+"_bucket"] != nil {
+			name += "_bucket"
+		}
+		for _, problem := range checkExpression(shown, name+m[2], map[string]bool{}) {
+			problems = append(problems, fmt.Sprintf("%s: %s", filepath.Base(path), problem))
+		}
+	}
+	return problems
+}
+
+// TestPageNamesAreChecked sees that the check of pages can fail.
+func TestPageNamesAreChecked(t *testing.T) {
+	shown := map[string]series{"snipdb_a_total": {"kind": {"data": true}}, "snipdb_b_seconds_bucket": {}}
+	for text, want := range map[string]int{
+		"`snipdb_a_total` and `snipdb_b_seconds`": 0, "`snipdb_a_total{kind=\"data\"}`, all of `snipdb_a_`": 0,
+		"`snipdb_c`": 1, "`snipdb_a_total{kind=\"blob\"}` and `process_c`": 2, "`snipdb_a_total{colour=\"red\"}`": 1,
+	} {
+		path := filepath.Join(t.TempDir(), "README.md")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if problems := checkPage(t, path, shown); len(problems) != want {
+			t.Errorf("%s: %q, want %d problems", text, problems, want)
 		}
 	}
 }
@@ -338,6 +388,9 @@ var notOnTheBoard = map[string]string{
 	"snipdb_storage_family_pending_compaction_bytes": "the sum is shown",
 	"snipdb_storage_idempotency_keys":                "family_keys shows the family",
 	"snipdb_storage_blob_files":                      "the bytes are shown",
+	"snipdb_storage_blocks_compressed_total":         "for the choice of a compression",
+	"snipdb_storage_blocks_not_compressed_total":     "for the choice of a compression",
+	"snipdb_storage_info_log_bytes":                  "bounded by two options",
 	"snipdb_storage_snapshot_index":                  "the log that it does not cover is shown",
 }
 

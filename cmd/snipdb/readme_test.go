@@ -77,9 +77,9 @@ func serveFlags() *pflag.FlagSet {
 
 func optionTable() string {
 	var b strings.Builder
-	b.WriteString("| option | small | default | large | what it is for, and what shows that it is wrong |\n| --- | --- | --- | --- | --- |\n")
+	b.WriteString("| option | small | default | large | what it is for | what shows that it is wrong |\n| --- | --- | --- | --- | --- | --- |\n")
 	for _, d := range storage.OptionDocs() {
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", d.Name, d.Small, d.Default, d.Large, d.Help)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s |\n", d.Name, d.Small, d.Default, d.Large, d.Help, d.Wrong)
 	}
 	return b.String()
 }

@@ -151,6 +151,7 @@ func (s *server) storageOptions() storage.Options {
 	options.Profile = storage.Profile(s.config.Profile)
 	options.MemoryBytes = int64(s.config.Memory)
 	options.Overrides = s.config.rocksDBOverrides()
+	options.ProfileSource, options.MemorySource = s.config.sources["profile"], s.config.sources["memory"]
 	options.OverrideSource = map[string]string{}
 	for name := range options.Overrides {
 		options.OverrideSource[name] = s.config.sources["rocksdb-option"]
