@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/snipdb/snipdb/cmd/proctest"
 )
 
 // table is a set of rows that one make target runs.
@@ -104,7 +106,7 @@ func readSettings(t *testing.T, on, folder string) settings {
 			t.Fatalf("SNIPDB_CRASH_PART is %q; it must be like 2/5", text)
 		}
 	}
-	if s.keep = os.Getenv("SNIPDB_CRASH_KEEP"); s.keep != "" {
+	if s.keep = proctest.Keep(); s.keep != "" {
 		s.always = true
 	} else {
 		s.keep = filepath.Join(os.TempDir(), fmt.Sprintf("snipdb-%s-%d", folder, s.seed))

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -74,7 +75,14 @@ func Main(m *testing.M) int {
 const (
 	serverVariable = "PROCTEST_SNIPDB" // a path
 	toldVariable   = "PROCTEST_ENV"    // NAME=value, for every node; several with a space between
+	raceVariable   = "PROCTEST_RACE"   // 1: the server is built with the race detector
+	keepVariable   = "PROCTEST_KEEP"   // a folder
 )
+
+// Keep is a folder for what the tests leave, even those that pass: whoever runs
+// them expects a failure, and wants to see why there was none. "" is no such
+// folder; then a test that fails chooses its own.
+func Keep() string { return os.Getenv(keepVariable) }
 
 // Binary builds a command, once for each test process, and returns its path:
 // "snipdb" or "snipctl", with the build tags given.
@@ -85,11 +93,12 @@ func Binary(tb testing.TB, name string, tags ...string) string {
 	}
 	built.mu.Lock()
 	defer built.mu.Unlock()
+	race := os.Getenv(raceVariable) == "1" && commands[name] == "CGO_ENABLED=1" // it needs cgo
 	key := strings.Join(append([]string{name}, tags...), "-")
 	if path := built.paths[key]; path != "" {
 		return path
 	}
-	path, err := build(key, name, tags)
+	path, err := build(key, name, tags, race)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -97,7 +106,7 @@ func Binary(tb testing.TB, name string, tags ...string) string {
 	return path
 }
 
-func build(file, name string, tags []string) (string, error) {
+func build(file, name string, tags []string, race bool) (string, error) {
 	if built.dir == "" {
 		dir, err := os.MkdirTemp("", "snipdb-bin-")
 		if err != nil {
@@ -107,7 +116,7 @@ func build(file, name string, tags []string) (string, error) {
 	}
 	_, source, _, _ := runtime.Caller(0)
 	path := filepath.Join(built.dir, file)
-	cmd := exec.Command("go", "build", "-tags", strings.Join(tags, ","), "-o", path, "./cmd/"+name)
+	cmd := exec.Command("go", "build", fmt.Sprintf("-race=%v", race), "-tags", strings.Join(tags, ","), "-o", path, "./cmd/"+name)
 	cmd.Dir, cmd.Env = filepath.Join(filepath.Dir(source), "..", ".."), append(os.Environ(), commands[name])
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("proctest: build %s: %w\n%s", name, err, out)
@@ -392,15 +401,32 @@ func (n *Node) Wipe() {
 	}
 }
 
-// cleanup kills what still runs and shows the log of a test that failed.
+// cleanup kills what still runs and shows the log of a test that failed. A node
+// that had a data race fails its test, whatever that looked at.
 func (n *Node) cleanup() {
 	if n.Running() {
 		n.Signal(syscall.SIGCONT)
 		n.Kill()
 	}
+	if races, first := dataRaces(n.Log()); races > 0 {
+		n.tb.Errorf("proctest: %s had %d data races, the first of them:\n%s", n.ID, races, first)
+	}
 	if n.tb.Failed() {
 		n.tb.Logf("the end of the log of %s:\n%s", n.ID, tail(n.Log(), 80))
 	}
+}
+
+// raceReport is how the race detector says what it found, in stderr.
+var raceReport = regexp.MustCompile(`(?s)WARNING: DATA RACE\n.*?(?:\n={18}|$)`)
+
+// dataRaces returns how many a log has, and the first.
+func dataRaces(log string) (count int, first string) {
+	found := raceReport.FindAllString(log, -1)
+	if len(found) == 0 {
+		return 0, ""
+	}
+	const longest = 8 << 10 // bytes; two stacks, and where the goroutines began
+	return len(found), found[0][:min(longest, len(found[0]))]
 }
 
 func tail(text string, lines int) string {
