@@ -2,7 +2,6 @@ package mutants
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -18,81 +17,6 @@ import (
 
 	"github.com/snipdb/snipdb/storage/mutant"
 )
-
-// check is one command that should fail when a mutant is on: a test binary,
-// what of it is to run, and with which settings.
-type check struct {
-	// name is what the report calls it.
-	name string
-	// pkg is the package of the test binary.
-	pkg string
-	run string
-	env []string
-	// processes says that the mistake is made by the nodes that the test starts,
-	// and not by the test's own process.
-	processes bool
-	// found are what its failures look like, and the checker that each of them
-	// names. A failure that looks like none of them is not counted: it might be
-	// one of the machine.
-	found map[string]*regexp.Regexp
-}
-
-// The bounds of a run.
-const (
-	// chaosTime is how long the faults of a chaos run go on; its checks come on top.
-	chaosTime = 20 * time.Second
-	checkWait = 6 * time.Minute
-)
-
-// chaos is a chaos run with these kinds of faults.
-func chaos(faults string) check { return chaosFor(chaosTime, faults) }
-
-// chaosFor is a longer one, for what is not met in each fault.
-func chaosFor(d time.Duration, faults string) check {
-	return check{
-		name: "chaos " + faults, pkg: "cmd/chaos", run: "^TestChaos$", processes: true, found: chaosCheckers,
-		env: []string{"SNIPDB_CHAOS_DURATION=" + d.String(), "SNIPDB_CHAOS_FAULTS=" + faults},
-	}
-}
-
-// crash is a row of the crash matrix.
-func crash(rows string) check {
-	return check{
-		name: "crash matrix " + strings.TrimSuffix(rows, "$"), pkg: "cmd/crashmatrix", run: "^TestCrashMatrix$/^" + strings.TrimSuffix(rows, "$") + "$", processes: true,
-		found: crashCheckers, env: []string{"SNIPDB_CRASH_MATRIX=1"},
-	}
-}
-
-// power is a row of the power cuts.
-func power(rows string) check {
-	return check{
-		name: "power cut " + strings.TrimSuffix(rows, "$"), pkg: "cmd/crashmatrix", run: "^TestPowerCut$/^" + strings.TrimSuffix(rows, "$") + "$", processes: true,
-		found: crashCheckers, env: []string{"SNIPDB_POWER_CUT=1"},
-	}
-}
-
-// unit are tests of a package, which makes the mistake in the test's process.
-func unit(pkg, tests string) check {
-	return check{name: pkg + " " + tests, pkg: pkg, run: "^(" + tests + ")", found: map[string]*regexp.Regexp{"": regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)}}
-}
-
-// chaosCheckers: a violation begins with the name of its checker, two columns
-// further in than the lines of the table.
-var chaosCheckers = map[string]*regexp.Regexp{
-	"": regexp.MustCompile(`(?m)^ {10}([a-z_]+): `),
-}
-
-// crashCheckers are the failures of the crash matrix.
-var crashCheckers = map[string]*regexp.Regexp{
-	"acknowledged content":       regexp.MustCompile(`documents [1-9]\d* are lost|[1-9]\d* are wrong|[1-9]\d* are too many`),
-	"listed twice":               regexp.MustCompile(`lists \d+ documents twice`),
-	"nodes compared":             regexp.MustCompile(`n\d+ differs from n\d+`),
-	"a node that began empty":    regexp.MustCompile(`scratch differs from|: scratch: of`),
-	"replay of snapshot and log": regexp.MustCompile(`against a replay|replays to index \d+ differ|replay n\d+ to|is of index \d+, another node`),
-	"inspect of the directory":   regexp.MustCompile(`inspect says of`),
-	"the node starts again":      regexp.MustCompile(`ended before it was ready|is ready: not after`),
-	"clients' expectations":      regexp.MustCompile(`try \d+: status|not acknowledged in|delete a snippet of`),
-}
 
 // settings are the variables of a run.
 type settings struct {
@@ -114,10 +38,38 @@ func readSettings(t *testing.T) settings {
 	return s
 }
 
+// chosen are the rows to run: all, those that were named, or the quick ones.
+// A name that is none is a mistake, and would look like a success.
+func (s settings) chosen() ([]row, error) {
+	rows := slices.DeleteFunc(slices.Clone(mutants), func(m row) bool {
+		if len(s.only) > 0 {
+			return !slices.Contains(s.only, string(m.name))
+		}
+		return !s.all && !m.quick
+	})
+	for _, name := range s.only {
+		if mutant.All()[mutant.Name(name)] == "" {
+			var all []string
+			for _, m := range mutants {
+				all = append(all, string(m.name))
+			}
+			return nil, fmt.Errorf("there is no mutant %q; these are there:\n  %s", name, strings.Join(all, "\n  "))
+		}
+	}
+	return rows, nil
+}
+
+// repeat is the command that runs one mutant again.
+func (s settings) repeat(m row) string {
+	return fmt.Sprintf("make mutants MUTANT=%s SEED=%d", m.name, s.seed)
+}
+
 // runner builds the binaries and runs the checks.
 type runner struct {
-	s     settings
-	dir   string // of the binaries and marks
+	s   settings
+	dir string // of the binaries and marks
+	// keep is the folder for what a run leaves that did not do what it should.
+	keep  string
 	built map[string]string
 	// sound are the checks that were seen to pass without a mutant.
 	sound   map[string]time.Duration
@@ -137,7 +89,13 @@ type result struct {
 }
 
 func newRunner(t *testing.T, s settings) *runner {
-	return &runner{s: s, dir: t.TempDir(), built: map[string]string{}, sound: map[string]time.Duration{}, start: time.Now()}
+	t.Helper()
+	keep, err := os.MkdirTemp("", fmt.Sprintf("snipdb-mutants-%d-", s.seed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(keep) }) // if nothing was left in it
+	return &runner{s: s, dir: t.TempDir(), keep: keep, built: map[string]string{}, sound: map[string]time.Duration{}, start: time.Now()}
 }
 
 // run is one mutant: its checks, until one catches it.
@@ -151,48 +109,65 @@ func (r *runner) run(t *testing.T, m row) {
 		checks = checks[len(checks)-1:] // the nearest, which costs the least
 	}
 	for _, c := range checks {
-		if !r.baseline(t, c) {
+		if !r.baseline(t, m, c) {
 			result.unsound = c.name
 			return
 		}
-		out, reached, err := r.execute(t, c, m.name)
-		if !reached {
-			// It is no catch either, if it failed: it did so for another reason.
-			t.Logf("%s never came to the mistake: %v, output in %s", c.name, err, keep(t, c.name, out))
-			result.missed = append(result.missed, c.name+" (not reached)")
-			continue
-		}
-		found := c.checkers(out)
-		if err != nil && len(found) > 0 {
-			result.by, result.found = c.name, found
-			t.Logf("caught by %s: %s", c.name, strings.Join(found, ", "))
+		if result.found = r.try(t, m, c); len(result.found) > 0 {
+			result.by = c.name
+			t.Logf("caught by %s: %s", c.name, strings.Join(result.found, ", "))
+			_ = os.RemoveAll(filepath.Join(r.keep, string(m.name)))
 			return
-		}
-		if err != nil {
-			t.Logf("%s failed, and not by what it looks for: %v, output in %s", c.name, err, keep(t, c.name, out))
 		}
 		result.missed = append(result.missed, c.name)
 	}
-	t.Errorf("%s survives: %s", m.name, mutant.All()[m.name])
+	t.Errorf("%s survives: %s; what the runs have left is in %s; the same again:\n  %s",
+		m.name, mutant.All()[m.name], filepath.Join(r.keep, string(m.name)), r.s.repeat(m))
+}
+
+// try runs a check with the mutant and returns the checkers that caught it.
+func (r *runner) try(t *testing.T, m row, c check) []string {
+	t.Helper()
+	out, reached, err := r.execute(t, c, m.name, r.evidence(m, c.name))
+	by, beside := c.caught(out)
+	switch {
+	case !reached:
+		// It is no catch either, if it failed: it did so for another reason.
+		t.Logf("%s never came to the mistake: %v", c.name, err)
+	case err != nil && len(by) > 0:
+		return by
+	case err != nil:
+		t.Logf("%s failed (%v), and not by a checker that sees such a mistake: %v, not %v", c.name, err, beside, c.by)
+	}
+	return nil
+}
+
+// evidence is the folder for what a check leaves.
+func (r *runner) evidence(m row, name string) string {
+	return filepath.Join(r.keep, string(m.name), regexp.MustCompile(`[^\w.]+`).ReplaceAllString(name, "-"))
 }
 
 // baseline runs a check without a mutant, once: it has to pass.
-func (r *runner) baseline(t *testing.T, c check) bool {
+func (r *runner) baseline(t *testing.T, m row, c check) bool {
 	t.Helper()
 	if _, done := r.sound[c.name]; done {
 		return true
 	}
 	begin := time.Now()
-	if out, _, err := r.execute(t, c, ""); err != nil {
-		t.Errorf("%s fails without a mutant: %v, output in %s\n%s", c.name, err, keep(t, c.name, out), tail(out))
+	keep := r.evidence(m, "without-it-"+c.name)
+	if out, _, err := r.execute(t, c, "", keep); err != nil {
+		t.Errorf("%s fails without a mutant: %v; what it has left is in %s; the same again:\n  %s\n%s", c.name, err, keep, r.s.repeat(m), tail(out))
 		return false
 	}
+	_ = os.RemoveAll(keep)
+	_ = os.Remove(filepath.Dir(keep)) // if nothing else is in it
 	r.sound[c.name] = time.Since(begin)
 	return true
 }
 
 // execute runs a check with a mutant. It says whether the mistake was reached.
-func (r *runner) execute(t *testing.T, c check, name mutant.Name) (out string, reached bool, err error) {
+// All that the check leaves, passed or not, is in the folder keep.
+func (r *runner) execute(t *testing.T, c check, name mutant.Name, keep string) (out string, reached bool, err error) {
 	t.Helper()
 	binary := r.test(t, c.pkg)
 	mark := filepath.Join(r.dir, "reached")
@@ -200,6 +175,7 @@ func (r *runner) execute(t *testing.T, c check, name mutant.Name) (out string, r
 	told := []string{"SNIPDB_MUTANT=" + string(name), "SNIPDB_MUTANT_MARK=" + mark}
 	env := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "SNIPDB_") })
 	env = append(env, c.env...)
+	env = append(env, "PROCTEST_KEEP="+keep, "SNIPDB_CHAOS_KEEP="+keep)
 	if c.processes {
 		env = append(env, "PROCTEST_SNIPDB="+r.server(t), "PROCTEST_ENV="+strings.Join(told, " "),
 			fmt.Sprintf("SNIPDB_CHAOS_SEED=%d", r.s.seed), fmt.Sprintf("SNIPDB_CRASH_SEED=%d", r.s.seed))
@@ -210,27 +186,18 @@ func (r *runner) execute(t *testing.T, c check, name mutant.Name) (out string, r
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, "-test.run="+c.run, "-test.timeout="+checkWait.String(), "-test.v=false")
 	cmd.Dir, cmd.Env = filepath.Join("..", "..", c.pkg), env
+	if err := os.MkdirAll(keep, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	text, err := cmd.CombinedOutput()
+	if err := os.WriteFile(filepath.Join(keep, "output.txt"), text, 0o600); err != nil {
+		t.Logf("the output of %s is not kept: %v", c.name, err)
+	}
 	if strings.Contains(string(text), "no tests to run") {
 		t.Fatalf("%s: there is no such test", c.name)
 	}
 	_, statErr := os.Stat(mark)
 	return string(text), statErr == nil, err
-}
-
-// checkers are the names of what failed.
-func (c check) checkers(out string) []string {
-	names := map[string]bool{}
-	for name, pattern := range c.found {
-		for _, m := range pattern.FindAllStringSubmatch(out, -1) {
-			if name == "" {
-				names[m[1]] = true
-			} else {
-				names[name] = true
-			}
-		}
-	}
-	return slices.Sorted(maps.Keys(names))
 }
 
 // tags are those of all binaries.
@@ -256,17 +223,6 @@ func (r *runner) build(t *testing.T, file, verb, pkg string, flags ...string) st
 		t.Fatalf("build %s: %v\n%s", pkg, err, out)
 	}
 	r.built[file] = path
-	return path
-}
-
-// keep leaves the output of a check that did not do what it should.
-func keep(t *testing.T, name, out string) string {
-	t.Helper()
-	dir := filepath.Join(os.TempDir(), "snipdb-mutants")
-	path := filepath.Join(dir, regexp.MustCompile(`[^\w.]+`).ReplaceAllString(t.Name()+"-"+name, "-")+".txt")
-	if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(path, []byte(out), 0o600)); err != nil {
-		return err.Error()
-	}
 	return path
 }
 
