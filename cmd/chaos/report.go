@@ -11,6 +11,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/snipdb/snipdb/cmd/proctest"
 )
 
 // Figures are what a run has done and found.
@@ -196,9 +198,9 @@ func counts(m map[string]int) string {
 }
 
 // keep moves what a failed run has left to a folder with a name, before the
-// harness removes it.
+// harness removes it; of a run that was expected to fail too (proctest.Keep).
 func (r *Run) keep() {
-	if !r.tb.Failed() || r.o.Keep == "" {
+	if !r.tb.Failed() && proctest.Keep() == "" || r.o.Keep == "" {
 		return
 	}
 	for _, disk := range r.disks {
