@@ -59,6 +59,8 @@ var sentinels = []struct {
 	detail string
 }{
 	{contract.ErrNoLeader, wire.CodeNoLeader, "no_leader", "no leader is known or reachable now; an election takes a few seconds"},
+	{contract.ErrRemoved, wire.CodeNotReady, "", "this node was removed from the cluster and is no member any more; ask another node. To add it again, its operator must empty its data directory and restart it"},
+	{contract.ErrForeign, wire.CodeNotReady, "", "this node is alone in its cluster, and the nodes at its join addresses belong to another one; ask one of those. Its operator must correct --join, or empty its data directory and restart it"},
 	{contract.ErrNotReady, wire.CodeNotReady, "", "this node is starting, restoring, or not yet a member; ask another node"},
 	{contract.ErrShutdown, wire.CodeNotReady, "", "this node is stopping; ask another node"},
 	{contract.ErrTooStale, wire.CodeTooStale, "", "this node's state is older than max_staleness allows, and did not become newer in time"},

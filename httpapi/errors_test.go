@@ -35,6 +35,8 @@ func TestErrorTable(t *testing.T) {
 		{&http.MaxBytesError{Limit: 1}, 413, wire.CodeBodyTooLarge, "not_applied"},
 		{contract.ErrNoLeader, 503, wire.CodeNoLeader, "not_applied"},
 		{contract.ErrNotReady, 503, wire.CodeNotReady, "not_applied"},
+		{contract.ErrRemoved, 503, wire.CodeNotReady, "not_applied"},
+		{contract.ErrForeign, 503, wire.CodeNotReady, "not_applied"},
 		{contract.ErrShutdown, 503, wire.CodeNotReady, "not_applied"},
 		{contract.ErrTooStale, 503, wire.CodeTooStale, "not_applied"},
 		{contract.ErrBehind, 503, wire.CodeBehind, "not_applied"},
@@ -63,7 +65,7 @@ func TestErrorTable(t *testing.T) {
 }
 
 func TestEverySentinelOfContractIsKnown(t *testing.T) {
-	for _, err := range []error{contract.ErrNoLeader, contract.ErrNotReady, contract.ErrShutdown, contract.ErrTooStale, contract.ErrBehind, contract.ErrTooLarge, contract.ErrExpired, contract.ErrDiverged} {
+	for _, err := range []error{contract.ErrNoLeader, contract.ErrNotReady, contract.ErrRemoved, contract.ErrForeign, contract.ErrShutdown, contract.ErrTooStale, contract.ErrBehind, contract.ErrTooLarge, contract.ErrExpired, contract.ErrDiverged} {
 		if translate(err).code == wire.CodeInternal {
 			t.Errorf("%v is not in the table", err)
 		}

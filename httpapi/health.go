@@ -27,7 +27,7 @@ func getReady(c *call) (*reply, error) {
 	ready := wire.Ready{Status: "ok", Node: c.s.backend.NodeID(), Role: string(c.s.role())}
 	if err := c.s.backend.Ready(); err != nil {
 		ready.Status, ready.Reason = "unavailable", translate(err).detail
-		if translate(err).code == wire.CodeInternal {
+		if code := translate(err).code; code == wire.CodeInternal || code == wire.CodeNotReady {
 			ready.Reason = err.Error() // the node's own words; they are made for operators
 		}
 		c.g.Writer.Header().Set("Retry-After", "1")
