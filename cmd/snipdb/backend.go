@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/snipdb/snipdb/cluster"
@@ -83,7 +84,7 @@ const (
 func discoverer() func(ctx context.Context, base string) (contract.Identity, error) {
 	client := &http.Client{Timeout: discoverWait}
 	return func(ctx context.Context, base string) (contract.Identity, error) {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/v1/cluster/identity", nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(base, "/")+"/v1/cluster/identity", nil)
 		if err != nil {
 			return contract.Identity{}, fmt.Errorf("ask %s who it is: %w", base, err)
 		}

@@ -155,6 +155,11 @@ func (c *Config) complete() {
 	if c.RaftAdvertise == "" && !strings.HasSuffix(c.RaftAddr, ":0") {
 		c.RaftAdvertise = c.RaftAddr
 	}
+	// A base URL has paths put behind it.
+	c.HTTPAdvertise = strings.TrimRight(c.HTTPAdvertise, "/")
+	for i, base := range c.Join {
+		c.Join[i] = strings.TrimRight(base, "/")
+	}
 	// The same command line on every node: alone, without a number to wait for
 	// and with nobody to join, a node is a cluster of one.
 	if c.BootstrapExpect == 0 && len(c.Join) == 0 && !c.Learner {
@@ -218,7 +223,8 @@ func (c *Config) validateAddresses() []error {
 	for _, base := range bases {
 		u, err := url.Parse(base)
 		switch {
-		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "":
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" ||
+			u.RawQuery != "" || u.Fragment != "" || u.User != nil:
 			errs = append(errs, fmt.Errorf("%q is no base URL; --http-advertise and --join take the form http://host:port", base))
 		case isUnspecified(u.Hostname()):
 			errs = append(errs, fmt.Errorf("%q names no host that others could connect to; give --http-advertise", base))

@@ -97,6 +97,10 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"an unknown profile", "", nil, []string{"--profile", "huge"}, "small, default, large"},
 		{"an option without value", "", nil, []string{"--rocksdb-option", "max_open_files"}, "key=value"},
 		{"a join that is no URL", "", nil, []string{"--join", "127.0.0.1:8001"}, "http://host:port"},
+		{"a join without a host", "", nil, []string{"--join", "http://"}, "http://host:port"},
+		{"a join with a port alone", "", nil, []string{"--join", "http://:8001"}, "http://host:port"},
+		{"a join with a path", "", nil, []string{"--join", "http://a:8001/v1"}, "http://host:port"},
+		{"a join with a query", "", nil, []string{"--join", "http://a:8001/?x=y"}, "http://host:port"},
 		{"a negative number", "", nil, []string{"--max-in-flight", "0"}, "--max-in-flight is 0"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -133,6 +137,17 @@ func TestANodeAloneIsAClusterOfOne(t *testing.T) {
 	}
 	if config.BootstrapExpect != 1 || config.HTTPAdvertise != "http://127.0.0.1:8001" || config.RaftAdvertise != "127.0.0.1:7001" {
 		t.Errorf("completed to %+v", config)
+	}
+}
+
+// A slash at the end of a base URL is no other address.
+func TestBaseURLsLoseTheirSlash(t *testing.T) {
+	config, _, err := loadConfig(t, "", nil, "--join", "http://a:1/,http://b:2", "--http-advertise", "http://a:1//")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(append(config.Join, config.HTTPAdvertise), " "); got != "http://a:1 http://b:2 http://a:1" {
+		t.Errorf("got %s", got)
 	}
 }
 
