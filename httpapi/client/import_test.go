@@ -256,14 +256,14 @@ func TestAStreamMayLastLongerThanTheTimeoutWhileItMovesOn(t *testing.T) {
 			fmt.Fprintf(w, `{"line":%d,"id":"d%d","status":201,"revision":1}`+"\n", i+1, i+1)
 			_ = http.NewResponseController(w).Flush()
 			select {
-			case <-time.After(100 * time.Millisecond):
+			case <-time.After(200 * time.Millisecond):
 			case <-r.Context().Done():
 			}
 		}
 		return true
 	})
 	var got []wire.ImportResult
-	sum, err := c.client(func(o *Options) { o.Timeout = 280 * time.Millisecond }).
+	sum, err := c.client(func(o *Options) { o.Timeout = 1500 * time.Millisecond }).
 		Import(t.Context(), "c", strings.NewReader(ndjson(12)), ImportOptions{OnResult: collect(&got)})
 	if err != nil || sum.Resumes != 0 {
 		t.Fatalf("summary %+v, error %v", sum, err)
