@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -45,6 +46,26 @@ func TestEveryGetRouteAnswersHead(t *testing.T) {
 	shown := startNode(t, func(o *Options) { o.Gatherer = prometheus.NewRegistry() })
 	if a := shown.want(t, 200, nil, "HEAD", "/metrics", ""); len(a.body) != 0 || a.header.Get("Content-Type") == "" {
 		t.Errorf("HEAD /metrics: %v %q", a.header, a.body)
+	}
+}
+
+func TestTheRouterAddsHeadToEveryGet(t *testing.T) {
+	m := newMemory()
+	s, err := New(m, m, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gets, heads := map[string]bool{}, map[string]bool{}
+	for _, r := range s.engine.Routes() {
+		switch r.Method {
+		case http.MethodGet:
+			gets[r.Path] = true
+		case http.MethodHead:
+			heads[r.Path] = true
+		}
+	}
+	if len(gets) == 0 || !maps.Equal(gets, heads) {
+		t.Errorf("GET has %v, HEAD has %v", slices.Sorted(maps.Keys(gets)), slices.Sorted(maps.Keys(heads)))
 	}
 }
 
