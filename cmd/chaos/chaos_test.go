@@ -15,8 +15,8 @@ import (
 // environment is what the run was told from outside. It is taken out of the
 // environment, because the nodes inherit that, and refuse to start with a
 // setting that they do not know.
-var environment = struct{ seed, duration, faults, soak string }{
-	take("SNIPDB_CHAOS_SEED"), take("SNIPDB_CHAOS_DURATION"), take("SNIPDB_CHAOS_FAULTS"), take("SNIPDB_CHAOS_SOAK"),
+var environment = struct{ seed, duration, faults, soak, keep string }{
+	take("SNIPDB_CHAOS_SEED"), take("SNIPDB_CHAOS_DURATION"), take("SNIPDB_CHAOS_FAULTS"), take("SNIPDB_CHAOS_SOAK"), take("SNIPDB_CHAOS_KEEP"),
 }
 
 func take(name string) string {
@@ -59,8 +59,35 @@ func settings(t *testing.T) Options {
 	}
 	// A short run does without mounts, unless its faults need them.
 	o.Disks = o.Duration >= time.Minute || strings.Contains(environment.faults, "disk_")
-	o.Keep = filepath.Join(os.TempDir(), fmt.Sprintf("snipdb-chaos-%d", o.Seed))
+	keep, err := keepIn(environment.keep, o.Seed, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Keep = keep
 	return o
+}
+
+// keepIn makes the folder for what a failed run leaves, in dir or the temporary
+// directory. No two runs have the same one.
+func keepIn(dir string, seed uint64, start time.Time) (string, error) {
+	if dir == "" {
+		dir = os.TempDir()
+	} else if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("SNIPDB_CHAOS_KEEP: %w", err)
+	}
+	return os.MkdirTemp(dir, fmt.Sprintf("snipdb-chaos-%d-%s-", seed, start.Format("20060102-150405")))
+}
+
+func TestEachRunKeepsItsOwn(t *testing.T) {
+	dir, start := filepath.Join(t.TempDir(), "kept"), time.Now()
+	a, err := keepIn(dir, 7, start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := keepIn(dir, 7, start)
+	if err != nil || a == b || filepath.Dir(a) != dir || !strings.Contains(a, "snipdb-chaos-7-"+start.Format("2006")) {
+		t.Errorf("two runs leave what they have in %s and %s: %v", a, b, err)
+	}
 }
 
 func TestChaos(t *testing.T) {
@@ -69,9 +96,6 @@ func TestChaos(t *testing.T) {
 	}
 	start, o := time.Now(), settings(t)
 	t.Logf("seed %d", o.Seed)
-	if err := os.MkdirAll(o.Keep, 0o700); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() { _ = os.Remove(o.Keep) }) // if nothing was left in it
 	r := Start(t, o)
 	// Also of a run that was given up in the middle.

@@ -39,11 +39,18 @@ func (s *script) put(token string, index uint64) *Op {
 }
 
 func (s *script) read(level, token string, revision, index uint64) *Op {
-	return s.add(&Op{Kind: KindRead, Level: level, Index: index, Seen: &Seen{Revision: revision, Title: token, Content: token}})
+	return s.add(&Op{Kind: KindRead, Level: level, Index: index, Seen: &Seen{Revision: revision, Title: token, Content: token, Rest: restOf(token)}})
 }
 
 func (s *script) absent(level string, index uint64) *Op {
 	return s.add(&Op{Kind: KindRead, Level: level, Index: index})
+}
+
+// threeParts are writes that set a part of the document each.
+func (s *script) threeParts() {
+	s.put("t1", 10)
+	s.add(&Op{Kind: KindPutSnippet, Token: "t2", Index: 11})
+	s.add(&Op{Kind: KindPatch, Token: "t3", Index: 12})
 }
 
 const linear = client.LevelLinearizable
@@ -60,11 +67,11 @@ var histories = []struct {
 		s.put("a", 10)
 		s.read(linear, "a", 10, 10)
 		s.add(&Op{Kind: KindEmbed, Token: "m", Index: 11})
-		s.add(&Op{Kind: KindRead, Level: linear, Index: 12, Seen: &Seen{Revision: 11, Title: "a", Content: "a", Model: "m"}})
+		s.add(&Op{Kind: KindRead, Level: linear, Index: 12, Seen: &Seen{Revision: 11, Title: "a", Content: "a", Model: "m", Rest: restOf("a")}})
 		s.add(&Op{Kind: KindPutSnippet, Token: "b", Index: 13})
-		s.add(&Op{Kind: KindRead, Level: linear, Index: 13, Seen: &Seen{Revision: 13, Title: "a", Content: "b"}})
+		s.add(&Op{Kind: KindRead, Level: linear, Index: 13, Seen: &Seen{Revision: 13, Title: "a", Content: "b", Rest: restOf("a")}})
 		s.add(&Op{Kind: KindPatch, Token: "c", Index: 14, IfMatch: 13})
-		s.add(&Op{Kind: KindRead, Level: linear, Index: 14, Seen: &Seen{Revision: 14, Title: "c", Content: "b"}})
+		s.add(&Op{Kind: KindRead, Level: linear, Index: 14, Seen: &Seen{Revision: 14, Title: "c", Content: "b", Rest: restOf("a")}})
 		s.add(&Op{Kind: KindDelete, Index: 15})
 		s.absent(linear, 15)
 	}, ""},
@@ -95,13 +102,13 @@ var histories = []struct {
 	{"a read of two states mixed", func(s *script) {
 		s.put("a", 10)
 		s.put("b", 11)
-		s.add(&Op{Kind: KindRead, Level: linear, Index: 11, Seen: &Seen{Revision: 11, Title: "b", Content: "a"}})
+		s.add(&Op{Kind: KindRead, Level: linear, Index: 11, Seen: &Seen{Revision: 11, Title: "b", Content: "a", Rest: restOf("a")}})
 	}, "linearizable prefix"},
 	{"an embedding that outlives its text", func(s *script) {
 		s.put("a", 10)
 		s.add(&Op{Kind: KindEmbed, Token: "m", Index: 11})
 		s.add(&Op{Kind: KindPutSnippet, Token: "b", Index: 12})
-		s.add(&Op{Kind: KindRead, Level: linear, Index: 12, Seen: &Seen{Revision: 12, Title: "a", Content: "b", Model: "m"}})
+		s.add(&Op{Kind: KindRead, Level: linear, Index: 12, Seen: &Seen{Revision: 12, Title: "a", Content: "b", Model: "m", Rest: restOf("a")}})
 	}, "linearizable prefix"},
 	{"a damaged text", func(s *script) {
 		s.put("a", 10)
@@ -177,8 +184,118 @@ var histories = []struct {
 	{"a pair that is torn", func(s *script) {
 		s.add(&Op{Kind: KindPairWrite, Token: "a", Index: 10})
 		s.add(&Op{Kind: KindPairWrite, Token: "b", Index: 11})
-		s.add(&Op{Kind: KindPairRead, Level: client.LevelLocal, Index: 11, Seen: &Seen{Revision: 11, Title: "b", Content: "a"}})
+		s.add(&Op{Kind: KindPairRead, Level: client.LevelLocal, Index: 11, Seen: &Seen{Revision: 11, Title: "b", Content: "a", Titles: true}})
 	}, "atomic prefix"},
+	{"a field that an older write set", func(s *script) {
+		s.threeParts()
+		s.add(&Op{Kind: KindRead, Level: client.LevelLocal, Index: 12, Seen: &Seen{Revision: 12, Title: "t3", Content: "t2", Rest: restOf("t1")}})
+	}, ""},
+	{"an older value of a field that the last write did not set", func(s *script) {
+		s.threeParts()
+		s.add(&Op{Kind: KindRead, Level: client.LevelLocal, Index: 12, Seen: &Seen{Revision: 12, Title: "t3", Content: "t1", Rest: restOf("t1")}})
+	}, "prefix"},
+	{"a value that nobody wrote, in a field that the last write did not set", func(s *script) {
+		s.threeParts()
+		s.add(&Op{Kind: KindRead, Level: client.LevelSession, Index: 12, Seen: &Seen{Revision: 12, Title: "t3", Content: "never-written", Rest: restOf("t1")}})
+	}, "prefix"},
+	{"an embedding that nobody set", func(s *script) {
+		s.threeParts()
+		s.add(&Op{Kind: KindRead, Level: client.LevelBounded, Index: 12, Seen: &Seen{Revision: 12, Title: "t3", Content: "t2", Model: "t1", Rest: restOf("t1")}})
+	}, "prefix"},
+	{"snippets behind the first that are gone", func(s *script) {
+		s.threeParts()
+		s.add(&Op{Kind: KindRead, Level: client.LevelLocal, Index: 12, Seen: &Seen{Revision: 12, Title: "t3", Content: "t2", Rest: "x"}})
+	}, "prefix"},
+	{"an unknown write behind the last that sets the field", func(s *script) {
+		s.threeParts()
+		s.add(&Op{Kind: KindPutSnippet, Token: "u", Outcome: Unknown})
+		s.add(&Op{Kind: KindRead, Level: client.LevelLocal, Index: 13, Seen: &Seen{Revision: 13, Title: "t3", Content: "u", Rest: restOf("t1")}})
+	}, ""},
+	{"an unknown write in front of the last, which another has hidden", func(s *script) {
+		s.put("t1", 10)
+		s.add(&Op{Kind: KindPatch, Token: "u", Outcome: Unknown})
+		s.add(&Op{Kind: KindPutSnippet, Token: "t2", Index: 12})
+		s.add(&Op{Kind: KindRead, Level: client.LevelLocal, Index: 12, Seen: &Seen{Revision: 12, Title: "u", Content: "t2", Rest: restOf("t1")}})
+	}, ""},
+	{"half of an unknown write", func(s *script) {
+		s.put("t1", 10)
+		s.add(&Op{Kind: KindPut, Token: "u", Outcome: Unknown})
+		s.add(&Op{Kind: KindRead, Level: client.LevelLocal, Index: 12, Seen: &Seen{Revision: 12, Title: "u", Content: "t1", Rest: restOf("t1")}})
+	}, "prefix"},
+	{"an unknown write that was sent after what hides it", func(s *script) {
+		s.put("t1", 10)
+		s.add(&Op{Kind: KindPut, Token: "t2", Index: 20})
+		s.add(&Op{Kind: KindPatch, Token: "u", Outcome: Unknown})
+		s.add(&Op{Kind: KindRead, Level: client.LevelLocal, Index: 15, Seen: &Seen{Revision: 15, Title: "u", Content: "t1", Rest: restOf("t1")}})
+	}, "prefix"},
+	{"a revision that no write made", func(s *script) {
+		s.put("t1", 10)
+		s.add(&Op{Kind: KindPut, Token: "u", Outcome: Unknown})
+		s.add(&Op{Kind: KindRead, Level: client.LevelLocal, Index: 15, Seen: &Seen{Revision: 15, Title: "t1", Content: "t1", Rest: restOf("t1")}})
+	}, "prefix"},
+	{"a document that was deleted with its owner", func(s *script) {
+		s.put("a", 10)
+		s.add(&Op{Kind: KindDeleteOwner, Index: 11, Deleted: 1})
+		s.absent(linear, 11)
+		s.add(&Op{Kind: KindDeleteOwner, Index: 12})
+		s.put("b", 13).Created = true
+		s.read(linear, "b", 13, 13)
+	}, ""},
+	{"a deletion by owner that comes back", func(s *script) {
+		s.put("a", 10)
+		s.add(&Op{Kind: KindDeleteOwner, Index: 11, Deleted: 1})
+		s.read(linear, "a", 10, 12)
+	}, "linearizable prefix"},
+	{"a deletion by owner that finds nothing, though it is there", func(s *script) {
+		s.put("a", 10)
+		s.add(&Op{Kind: KindDeleteOwner, Index: 11})
+	}, "linearizable"},
+	{"half of a pair that is deleted", func(s *script) {
+		s.add(&Op{Kind: KindPairWrite, Token: "a", Index: 10})
+		s.add(&Op{Kind: KindPairDelete, Index: 11, Deleted: 1})
+	}, "atomic"},
+	{"a text of a pair that is not what was written", func(s *script) {
+		s.add(&Op{Kind: KindPairWrite, Token: "a", Index: 10})
+		s.add(&Op{Kind: KindReadOther, Level: client.LevelLocal, Index: 11, Seen: &Seen{Revision: 10, Title: "a", Content: "b", Rest: restOf("a")}})
+	}, "prefix"},
+	{"an import", func(s *script) {
+		s.add(&Op{Kind: KindImport, Token: "a", Index: 10})
+		s.add(&Op{Kind: KindImport, Token: "b", Index: 12, Again: true})
+		s.add(&Op{Kind: KindReadOther, Level: client.LevelLocal, Index: 11, Seen: &Seen{Revision: 11, Title: "b", Content: "b", Rest: restOf("b")}})
+		s.add(&Op{Kind: KindReadOther, Level: client.LevelLocal, Index: 12, Seen: &Seen{Revision: 12, Title: "b", Content: "b", Rest: restOf("b")}})
+		s.add(&Op{Kind: KindReadOther, Level: client.LevelLocal, Index: 15, Seen: &Seen{Revision: 15, Title: "b", Content: "b", Rest: restOf("b")}})
+	}, ""},
+	{"a line of an import that was applied twice, though it was sent once", func(s *script) {
+		s.add(&Op{Kind: KindImport, Token: "b", Index: 12})
+		s.add(&Op{Kind: KindReadOther, Level: client.LevelLocal, Index: 15, Seen: &Seen{Revision: 15, Title: "b", Content: "b", Rest: restOf("b")}})
+	}, "prefix"},
+	{"a line of an import that is lost", func(s *script) {
+		s.add(&Op{Kind: KindImport, Token: "b", Index: 12})
+		s.add(&Op{Kind: KindReadOther, Level: client.LevelLocal, Index: 15})
+	}, "prefix"},
+	{"the life of a collection", func(s *script) {
+		s.add(&Op{Kind: KindCollPut, Token: "3", Index: 10, Created: true})
+		s.add(&Op{Kind: KindCollPut, Token: "4", Index: 11})
+		s.add(&Op{Kind: KindCollRead, Level: linear, Index: 11, Seen: &Seen{Revision: 11, Title: "4"}})
+		s.add(&Op{Kind: KindCollDelete, Index: 12, IfMatch: 11})
+		s.add(&Op{Kind: KindCollRead, Level: linear, Index: 12})
+		s.add(&Op{Kind: KindCollPut, Token: "5", Index: 13, Created: true, IfAbsent: true})
+		s.add(&Op{Kind: KindCollRead, Level: linear, Index: 13, Seen: &Seen{Revision: 13, Title: "5"}})
+	}, ""},
+	{"a collection that comes back", func(s *script) {
+		s.add(&Op{Kind: KindCollPut, Token: "3", Index: 10, Created: true})
+		s.add(&Op{Kind: KindCollDelete, Index: 12})
+		s.add(&Op{Kind: KindCollRead, Level: linear, Index: 13, Seen: &Seen{Revision: 10, Title: "3"}})
+	}, "linearizable prefix"},
+	{"a collection that keeps its old settings", func(s *script) {
+		s.add(&Op{Kind: KindCollPut, Token: "3", Index: 10, Created: true})
+		s.add(&Op{Kind: KindCollPut, Token: "4", Index: 11})
+		s.add(&Op{Kind: KindCollRead, Level: linear, Index: 13, Seen: &Seen{Revision: 11, Title: "3"}})
+	}, "linearizable prefix"},
+	{"a collection that is made twice", func(s *script) {
+		s.add(&Op{Kind: KindCollPut, Token: "3", Index: 10, Created: true})
+		s.add(&Op{Kind: KindCollPut, Token: "4", Index: 11, Created: true})
+	}, "linearizable"},
 }
 
 func TestEachWrongHistoryIsFound(t *testing.T) {
@@ -196,7 +313,9 @@ func TestEachWrongHistoryIsFound(t *testing.T) {
 			note(found)
 			_, found = CheckPrefix("prefix", s.ops, s.ops)
 			note(found)
-			_, found = CheckFresh(s.ops)
+			_, found = CheckFresh(s.ops, client.LevelLinearizable)
+			note(found)
+			_, found = CheckFresh(s.ops, client.LevelBounded)
 			note(found)
 			_, found = CheckSessions(s.ops)
 			note(found)
@@ -242,7 +361,7 @@ func TestCreatesAreCounted(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name  string
-		there map[string]int
+		there map[string]int // how often each is there
 		want  int
 	}{
 		{"as it should be", map[string]int{"acked": 1, "unknown": 1}, 0},
@@ -253,10 +372,21 @@ func TestCreatesAreCounted(t *testing.T) {
 		{"a failed one", map[string]int{"acked": 1, "failed": 1}, 1},
 		{"nobody's", map[string]int{"acked": 1, "who": 1}, 1},
 	} {
-		if _, found := CheckCreates(ops, "n1", c.there); len(found) != c.want {
+		if _, found := CheckCreates(ops, "n1", seenTimes(c.there)); len(found) != c.want {
 			t.Errorf("%s: %v; want %d", c.name, found, c.want)
 		}
 	}
+}
+
+// seenTimes makes documents of a node that were created with these titles.
+func seenTimes(times map[string]int) map[string][]*Seen {
+	there := map[string][]*Seen{}
+	for title, n := range times {
+		for range n {
+			there[title] = append(there[title], &Seen{Title: title, Content: title, Rest: restOf(title)})
+		}
+	}
+	return there
 }
 
 func TestQueuesAreFollowed(t *testing.T) {

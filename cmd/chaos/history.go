@@ -38,12 +38,29 @@ const (
 	KindEmbed        = "put_embeddings"
 	KindVector       = "put_vector"
 	KindDelete       = "delete"
+	KindDeleteOwner  = "delete_owner"
 	KindCreate       = "create"
+	KindImport       = "import"
+	KindReadOther    = "read_other" // a document of another collection than the registers
 	KindAppend       = "append"
 	KindPop          = "pop"
+	KindQueueRead    = "queue_read"
 	KindPairWrite    = "pair_write"
+	KindPairDelete   = "pair_delete"
 	KindPairRead     = "pair_read"
+	KindCollPut      = "coll_put"
+	KindCollDelete   = "coll_delete"
+	KindCollRead     = "coll_read"
+	KindLimits       = "limits"
+	KindLimitsRead   = "limits_read"
 )
+
+// kinds are all of them: each must have succeeded once in a run.
+var kinds = []string{
+	KindRead, KindPut, KindPatch, KindPutSnippet, KindPatchSnippet, KindEmbed, KindVector, KindDelete, KindDeleteOwner,
+	KindCreate, KindImport, KindReadOther, KindAppend, KindPop, KindQueueRead, KindPairWrite, KindPairDelete, KindPairRead,
+	KindCollPut, KindCollDelete, KindCollRead, KindLimits, KindLimitsRead,
+}
 
 // Op is one call, or the part of a batch that concerns one document.
 type Op struct {
@@ -56,6 +73,11 @@ type Op struct {
 	Token string `json:"token,omitempty"`
 	// Model says that a put in a batch came with an embedding named Token.
 	Model bool `json:"model,omitempty"`
+	// Again says that an acknowledged write was sent more than once without a
+	// key, as a line of an import that resumed: it may be applied again.
+	Again bool `json:"again,omitempty"`
+	// Deleted is how many documents a deletion by owner says it has deleted.
+	Deleted int `json:"deleted,omitempty"`
 	// Level is a read's; BoundMs goes with bounded.
 	Level   string `json:"level,omitempty"`
 	BoundMs int64  `json:"bound_ms,omitempty"`
@@ -77,6 +99,7 @@ type Op struct {
 	Attempts int    `json:"attempts,omitempty"`
 	Replayed bool   `json:"replayed,omitempty"`
 	Code     string `json:"code,omitempty"`
+	Status   int    `json:"status,omitempty"` // of an error
 	// Current is the revision that a refused condition was compared with.
 	Current uint64 `json:"current,omitempty"`
 	Created bool   `json:"created,omitempty"`
@@ -91,12 +114,24 @@ type Seen struct {
 	Title    string `json:"title"`
 	Content  string `json:"content"`
 	Model    string `json:"model,omitempty"`
+	// Rest is the token of the snippets behind the first, "" if there are none.
+	Rest string `json:"rest,omitempty"`
+	// Titles says that only titles were read, as a listing shows them.
+	Titles bool `json:"titles,omitempty"`
+	// Parts are the tokens of a queue's snippets.
+	Parts []string `json:"parts,omitempty"`
 	// Damage says that the parts of the document do not fit together.
 	Damage string `json:"damage,omitempty"`
 }
 
 // IsRead says that the call changes nothing.
-func (o *Op) IsRead() bool { return o.Kind == KindRead || o.Kind == KindPairRead }
+func (o *Op) IsRead() bool {
+	switch o.Kind {
+	case KindRead, KindReadOther, KindPairRead, KindQueueRead, KindCollRead, KindLimitsRead:
+		return true
+	}
+	return false
+}
 
 // answered takes in what every answer says.
 func (o *Op) answered(meta client.Meta, err error) {
@@ -110,7 +145,7 @@ func (o *Op) answered(meta client.Meta, err error) {
 	o.Error = err.Error()
 	var e *client.Error
 	if errors.As(err, &e) {
-		o.Code, o.Current, o.Attempts = string(e.Problem.Code), e.Problem.CurrentRevision, e.Attempts
+		o.Code, o.Current, o.Attempts, o.Status = string(e.Problem.Code), e.Problem.CurrentRevision, e.Attempts, e.Status
 	}
 }
 

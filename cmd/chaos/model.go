@@ -26,8 +26,8 @@ const (
 
 // register is a document in the model. It is comparable.
 type register struct {
-	present               bool
-	title, content, model string
+	present                     bool
+	title, content, model, rest string
 	// rev is the revision, or that of the deletion; 0: the last write's
 	// outcome was unknown, and nothing has shown its revision yet. floor is
 	// what it must be above then.
@@ -62,8 +62,11 @@ func step(state, input, _ any) (bool, any) {
 		}
 		return true, r
 	}
+	if o.changesNothing() {
+		return !r.present, r
+	}
 	next, ok := r.meets(o)
-	if !ok || o.Index <= max(r.rev, r.floor) || o.Kind == KindPut && o.Created == r.present {
+	if !ok || o.Index <= max(r.rev, r.floor) || o.creates() && o.Created == r.present {
 		return false, r
 	}
 	next.apply(o)
@@ -75,7 +78,7 @@ func (r register) read(seen *Seen) (register, bool) {
 	if seen == nil {
 		return r, !r.present
 	}
-	if !r.present || seen.Damage != "" || seen.Title != r.title || seen.Content != r.content || seen.Model != r.model {
+	if !r.present || seen.Damage != "" || seen.Title != r.title || seen.Content != r.content || seen.Model != r.model || seen.Rest != r.rest {
 		return r, false
 	}
 	return r.revision(seen.Revision)
@@ -100,7 +103,7 @@ func (r register) refuse(o *Op) (register, bool) {
 
 // meets says whether a write may be applied here, by its condition and its kind.
 func (r register) meets(o *Op) (register, bool) {
-	if o.IfAbsent && r.present || o.IfMatch > 0 && !r.present || o.Kind != KindPut && !r.present {
+	if o.IfAbsent && r.present || o.IfMatch > 0 && !r.present || !o.creates() && !r.present {
 		return r, false
 	}
 	if o.IfMatch > 0 {
@@ -109,23 +112,14 @@ func (r register) meets(o *Op) (register, bool) {
 	return r, true
 }
 
-// apply does what the write does to title, text and embedding.
+// apply does what the write does to the document.
 func (r *register) apply(o *Op) {
-	switch o.Kind {
-	case KindPut:
-		r.present, r.title, r.content, r.model = true, o.Token, o.Token, ""
-		if o.Model {
-			r.model = o.Token
+	for f, at := range [fields]*string{fieldTitle: &r.title, fieldContent: &r.content, fieldModel: &r.model, fieldRest: &r.rest} {
+		if value, sets := o.sets(field(f)); sets {
+			*at = value
 		}
-	case KindPatch:
-		r.title = o.Token
-	case KindPutSnippet, KindPatchSnippet:
-		r.content, r.model = o.Token, "" // new text takes the embedding away
-	case KindEmbed, KindVector:
-		r.model = o.Token
-	case KindDelete:
-		r.present, r.title, r.content, r.model = false, "", "", ""
 	}
+	r.present = !o.deletes()
 }
 
 // registerModel is the specification for porcupine.
@@ -138,16 +132,18 @@ var registerModel = porcupine.Model{
 	},
 }
 
-// IsRegisterKind says that the call is one of a single document in the model.
+// isRegisterKind says that the call is one of a single document in the model, or
+// of a collection: its life is that of a document with a title only.
 func isRegisterKind(kind string) bool {
 	switch kind {
-	case KindRead, KindPut, KindPatch, KindPutSnippet, KindPatchSnippet, KindEmbed, KindVector, KindDelete:
+	case KindRead, KindPut, KindPatch, KindPutSnippet, KindPatchSnippet, KindEmbed, KindVector, KindDelete, KindDeleteOwner,
+		KindCollRead, KindCollPut, KindCollDelete:
 		return true
 	}
 	return false
 }
 
-// byRegister sorts the calls by document.
+// byRegister sorts the calls by document or collection.
 func byRegister(ops []*Op) map[string][]*Op {
 	keys := map[string][]*Op{}
 	for _, o := range ops {

@@ -16,8 +16,9 @@ type Counted struct {
 }
 
 // CheckCreates checks the documents whose ids the server makes: one that is
-// created twice is there twice. there is how often each title is on a node.
-func CheckCreates(ops []*Op, node string, there map[string]int) (Counted, []Violation) {
+// created twice is there twice, and each has what the client sent. there are the
+// documents on a node, by title.
+func CheckCreates(ops []*Op, node string, there map[string][]*Seen) (Counted, []Violation) {
 	const checker = "exactly_once"
 	var (
 		count Counted
@@ -30,7 +31,7 @@ func CheckCreates(ops []*Op, node string, there map[string]int) (Counted, []Viol
 		}
 		count.Checked++
 		known[o.Token] = true
-		n := there[o.Token]
+		n := len(there[o.Token])
 		switch {
 		case n > 1:
 			count.Duplicated++
@@ -41,6 +42,11 @@ func CheckCreates(ops []*Op, node string, there map[string]int) (Counted, []Viol
 		case n == 1 && o.Outcome != OK && o.Outcome != Unknown:
 			found = append(found, violation(checker, o.Token, "#%d was answered %s (%s), and is on %s", o.ID, o.Outcome, o.Code, node))
 		}
+		for _, seen := range there[o.Token] {
+			if problem := created(o, seen); problem != "" {
+				found = append(found, violation("durability", o.Token, "#%d on %s: %s", o.ID, node, problem))
+			}
+		}
 	}
 	for title := range there {
 		if !known[title] {
@@ -48,6 +54,131 @@ func CheckCreates(ops []*Op, node string, there map[string]int) (Counted, []Viol
 		}
 	}
 	return count, found
+}
+
+// created says what is wrong with a document that was created and never changed.
+func created(o *Op, seen *Seen) string {
+	want := Seen{Revision: seen.Revision, Title: o.Token, Content: o.Token, Rest: restOf(o.Token)}
+	if o.Outcome == OK {
+		want.Revision = o.Index
+	}
+	switch {
+	case seen.Damage != "":
+		return seen.Damage
+	case seen.Revision != want.Revision || seen.Content != want.Content || seen.Rest != want.Rest || seen.Model != "":
+		return describe("it is %+v, and was created as %+v", *seen, want)
+	}
+	return ""
+}
+
+// CheckLimits checks reads of the limits: each shows what was set last up to its
+// index, or later, because limits are shown as they are now.
+func CheckLimits(ops, reads []*Op) (checked int, found []Violation) {
+	var sets []*Op
+	for _, o := range ops {
+		if o.Kind == KindLimits && (o.Outcome == OK || o.Outcome == Unknown) {
+			sets = append(sets, o)
+		}
+	}
+	for _, r := range reads {
+		if r.Kind != KindLimitsRead || r.Outcome != OK {
+			continue
+		}
+		checked++
+		last, shown := uint64(0), ""
+		if r.Seen != nil {
+			shown = r.Seen.Title
+		}
+		for _, o := range sets {
+			if o.Outcome == OK && o.Index <= r.Index {
+				last = max(last, o.Index)
+			}
+		}
+		made := func(o *Op) bool {
+			return o.Token == shown && o.Call < r.Return && (o.Outcome == Unknown || o.Index >= last)
+		}
+		switch {
+		case r.Seen != nil && r.Seen.Damage != "":
+			found = append(found, violation("limits", "", "read #%d at %s: %s", r.ID, r.Node, r.Seen.Damage))
+		case r.Seen == nil && last > 0 || r.Seen != nil && !slices.ContainsFunc(sets, made):
+			found = append(found, violation("limits", "", "read #%d (%s, at %s, index %d) shows %q; the limits were set at %d", r.ID, r.Level, r.Node, r.Index, shown, last))
+		}
+	}
+	return checked, found
+}
+
+// CheckQueueReads checks that each read of a queue shows exactly what the calls
+// up to its index made of it. A queue has one client, which makes a call when
+// the one before is acknowledged; so only the last can be of unknown outcome.
+func CheckQueueReads(ops []*Op) (checked int, found []Violation) {
+	calls, reads := map[string][]*Op{}, map[string][]*Op{}
+	for _, o := range ops {
+		switch {
+		case o.Kind == KindQueueRead && o.Outcome == OK:
+			reads[o.Key] = append(reads[o.Key], o)
+		case (o.Kind == KindAppend || o.Kind == KindPop) && (o.Outcome == OK || o.Outcome == Unknown):
+			calls[o.Key] = append(calls[o.Key], o)
+		}
+	}
+	for key, mine := range reads {
+		checked += len(mine)
+		slices.SortStableFunc(mine, func(a, b *Op) int { return cmp.Compare(a.Index, b.Index) })
+		found = append(found, followQueue(key, calls[key], mine)...)
+	}
+	return checked, found
+}
+
+// followQueue goes through the calls and the reads of a queue, by index.
+func followQueue(key string, calls, reads []*Op) (found []Violation) {
+	var open []*Op
+	acked := slices.DeleteFunc(slices.Clone(calls), func(o *Op) bool {
+		if o.Outcome == Unknown {
+			open = append(open, o)
+		}
+		return o.Outcome == Unknown
+	})
+	slices.SortStableFunc(acked, func(a, b *Op) int { return cmp.Compare(a.Index, b.Index) })
+	var content []string
+	at, revision := 0, uint64(0)
+	for _, r := range reads {
+		for ; at < len(acked) && acked[at].Index <= r.Index; at++ {
+			content, _ = applyQueue(acked[at], content)
+			revision = acked[at].Index
+		}
+		late, ok := content, true
+		for _, o := range open {
+			if late, ok = applyQueue(o, late); !ok {
+				break
+			}
+		}
+		if problem := queueShows(r, content, revision); problem != "" && (len(open) == 0 || !slices.Equal(r.Seen.parts(), late)) {
+			found = append(found, violation("prefix", key, "read #%d (%s, at %s, index %d): %s", r.ID, r.Level, r.Node, r.Index, problem))
+		}
+	}
+	return found
+}
+
+// parts are those of a queue, none if it is absent.
+func (s *Seen) parts() []string {
+	if s == nil {
+		return nil
+	}
+	return s.Parts
+}
+
+// queueShows says what is wrong with a read of a queue that has a content.
+func queueShows(r *Op, content []string, revision uint64) string {
+	switch {
+	case r.Seen == nil && revision == 0:
+		return ""
+	case r.Seen == nil:
+		return describe("it is absent, and was written at %d", revision)
+	case r.Seen.Damage != "":
+		return r.Seen.Damage
+	case r.Seen.Revision != revision || !slices.Equal(r.Seen.Parts, content):
+		return describe("it is %v (revision %d), and should be %v (%d)", r.Seen.Parts, r.Seen.Revision, content, revision)
+	}
+	return ""
 }
 
 // maxQueues bounds the contents that a queue may have, when outcomes are unknown.

@@ -26,7 +26,7 @@ func (w *worker) read(level client.Consistency) {
 	defer cancel()
 	doc, meta, err := w.session.GetDocument(ctx, collRegisters, o.Key, opts...)
 	if err == nil {
-		o.Seen = see(doc)
+		o.Seen = see(doc, collRegisters, o.Key)
 		w.revisions[o.Key] = max(w.revisions[o.Key], doc.Revision)
 	}
 	w.finish(meta, err, o)
@@ -84,7 +84,7 @@ func (w *worker) send(o *Op, do func(ctx context.Context, opts []client.WriteOpt
 func (w *worker) put(conditional bool) {
 	o := w.register(KindPut, conditional)
 	w.send(o, func(ctx context.Context, opts []client.WriteOption) (client.Meta, error) {
-		_, meta, err := w.session.PutDocument(ctx, collRegisters, o.Key, documentOf(o.Token), opts...)
+		_, meta, err := w.session.PutDocument(ctx, collRegisters, o.Key, registerOf(o.Token, o.Key), opts...)
 		return meta, err
 	})
 }
@@ -149,7 +149,7 @@ func (w *worker) batch() {
 		b.Key = fmt.Sprintf("%s-b", a.Key)
 	}
 	a.Model, b.Call = true, a.Call
-	first, second, embeddings := documentOf(a.Token), documentOf(b.Token), embeddingsOf(a.Token)
+	first, second, embeddings := registerOf(a.Token, a.Key), registerOf(b.Token, b.Key), embeddingsOf(a.Token)
 	ctx, cancel, opts := w.mode(a)
 	defer cancel()
 	b.Keyed = a.Keyed
@@ -158,10 +158,11 @@ func (w *worker) batch() {
 		{Op: wire.OpPutEmbeddings, ID: a.Key, Model: embeddings.Model, Embeddings: embeddings.Embeddings},
 		{Op: wire.OpPutDoc, ID: b.Key, Doc: &second},
 	}, opts...)
-	w.finish(meta, err, a, b)
-	if err == nil && len(results.Results) == 3 {
-		a.Created, b.Created = results.Results[0].Status == 201, results.Results[2].Status == 201
-	}
+	w.finishBatch(meta, err, func() {
+		if len(results.Results) == 3 {
+			a.Created, b.Created = results.Results[0].Status == 201, results.Results[2].Status == 201
+		}
+	}, a, b)
 }
 
 // create makes a document whose id the server chooses: one that is made twice
@@ -171,7 +172,10 @@ func (w *worker) create() {
 	o.Token = w.token()
 	o.Key = o.Token
 	w.send(o, func(ctx context.Context, opts []client.WriteOption) (client.Meta, error) {
-		_, meta, err := w.session.CreateDocument(ctx, collCreates, wire.DocumentInput{Title: o.Token, Content: wire.Content{textOf(o.Token)}}, opts...)
+		doc, meta, err := w.session.CreateDocument(ctx, collCreates, documentOf(o.Token), opts...)
+		if err == nil {
+			w.load.remember(other{collCreates, doc.ID, o.Key})
+		}
 		return meta, err
 	})
 }
@@ -214,6 +218,8 @@ func (w *worker) nextQueueCall() *queueCall {
 			_, meta, err := w.session.PutDocument(ctx, collQueues, w.queue, wire.DocumentInput{Title: w.queue, Snippets: []wire.SnippetInput{snip(token)}}, opts...)
 			return meta, err
 		}
+	case at > 1 && w.rng.IntN(6) == 0:
+		w.turn(q, add, token)
 	case at > 1 && (at >= maxQueue || w.rng.IntN(3) == 0):
 		add(KindPop, "")
 		q.change = -1
@@ -284,7 +290,7 @@ func (w *worker) pairWrite() {
 	o := w.begin(KindPairWrite, w.pair)
 	o.Token = w.token()
 	w.send(o, func(ctx context.Context, opts []client.WriteOption) (client.Meta, error) {
-		doc := wire.DocumentInput{Title: o.Token, Owner: &wire.Owner{Type: "pair", ID: w.pair}, Content: wire.Content{textOf(o.Token)}}
+		doc := pairOf(o.Token, w.pair)
 		_, meta, err := w.session.Batch(ctx, collPairs, []wire.Operation{
 			{Op: wire.OpPutDoc, ID: w.pair + "-a", Doc: &doc}, {Op: wire.OpPutDoc, ID: w.pair + "-b", Doc: &doc},
 		}, opts...)
@@ -302,7 +308,7 @@ func (w *worker) pairRead() {
 	o.Level, o.BoundMs = level.Level, level.MaxStaleness.Milliseconds()
 	ctx, cancel := context.WithTimeout(context.Background(), readWait)
 	defer cancel()
-	list, meta, err := w.session.ListDocuments(ctx, collPairs, client.ListQuery{Owner: &wire.Owner{Type: "pair", ID: pair}},
+	list, meta, err := w.session.ListDocuments(ctx, collPairs, client.ListQuery{Owner: &wire.Owner{Type: ownerPair, ID: pair}},
 		client.WithConsistency(level), client.OnEndpoint(w.endpoint()))
 	if err == nil {
 		o.Seen = seePair(list.Items)
@@ -317,11 +323,14 @@ func seePair(items []wire.Document) *Seen {
 	case 0:
 		return nil
 	case 2:
-		s := &Seen{Revision: items[0].Revision, Title: items[0].Title, Content: items[1].Title}
+		s := &Seen{Revision: items[0].Revision, Title: items[0].Title, Content: items[1].Title, Titles: true}
+		for i := range items {
+			s.Damage = max(s.Damage, checkOwner(&items[i]))
+		}
 		if items[0].Revision != items[1].Revision || !strings.HasSuffix(items[0].ID, "-a") {
 			s.Damage = fmt.Sprintf("%s has revision %d, %s has %d", items[0].ID, items[0].Revision, items[1].ID, items[1].Revision)
 		}
 		return s
 	}
-	return &Seen{Revision: items[0].Revision, Title: items[0].Title, Damage: fmt.Sprintf("%d documents of a pair are there", len(items))}
+	return &Seen{Revision: items[0].Revision, Title: items[0].Title, Titles: true, Damage: fmt.Sprintf("%d documents of a pair are there", len(items))}
 }

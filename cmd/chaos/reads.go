@@ -8,64 +8,14 @@ import (
 	"github.com/snipdb/snipdb/httpapi/client"
 )
 
-// timeline is what is known of one document by index: the revision of a
-// document is the index of its last write, so acknowledged writes are in order.
-type timeline struct {
-	writes []*Op // acknowledged, by index
-	// open are the tokens of writes of unknown outcome; openDelete says that a
-	// deletion is among them.
-	open       map[string]bool
-	openDelete bool
-}
-
-// isWrite says that the call changes a document that reads look at.
-func isWrite(o *Op) bool { return !o.IsRead() && (isRegisterKind(o.Kind) || o.Kind == KindPairWrite) }
-
-func timelines(ops []*Op) map[string]*timeline {
-	all := map[string]*timeline{}
-	for _, o := range ops {
-		if !isWrite(o) {
-			continue
-		}
-		t := all[o.Key]
-		if t == nil {
-			t = &timeline{open: map[string]bool{}}
-			all[o.Key] = t
-		}
-		switch o.Outcome {
-		case OK:
-			t.writes = append(t.writes, o)
-		case Unknown:
-			t.open[o.Token] = true
-			t.openDelete = t.openDelete || o.Kind == KindDelete
-		}
-	}
-	for _, t := range all {
-		slices.SortFunc(t.writes, func(a, b *Op) int { return cmp.Compare(a.Index, b.Index) })
-	}
-	return all
-}
-
-// last is the last acknowledged write up to an index, or nil.
-func (t *timeline) last(index uint64) *Op {
-	if t == nil {
-		return nil
-	}
-	i := sort.Search(len(t.writes), func(i int) bool { return t.writes[i].Index > index })
-	if i == 0 {
-		return nil
-	}
-	return t.writes[i-1]
-}
-
 // CheckPrefix checks that each read, at whatever level and node, shows the
-// state of exactly the index that it names: nothing of a later write, and
-// nothing missing of an earlier one. name is the checker's.
+// state of exactly the index that it names, in all its parts: nothing of a later
+// write, and nothing missing of an earlier one. name is the checker's.
 func CheckPrefix(name string, ops []*Op, reads []*Op) (checked int, found []Violation) {
 	all := timelines(ops)
 	for _, o := range reads {
-		if !o.IsRead() || o.Outcome != OK {
-			continue
+		if !o.IsRead() || o.Outcome != OK || o.Kind == KindQueueRead || o.Kind == KindLimitsRead {
+			continue // the last two have checkers of their own
 		}
 		checked++
 		if problem := all[o.Key].explain(o); problem != "" {
@@ -73,47 +23,6 @@ func CheckPrefix(name string, ops []*Op, reads []*Op) (checked int, found []Viol
 		}
 	}
 	return checked, found
-}
-
-// explain returns why a read can't have seen what it saw, or "".
-func (t *timeline) explain(o *Op) string {
-	last, seen := t.last(o.Index), o.Seen
-	switch {
-	case seen == nil && (last == nil || last.Kind == KindDelete || t.openDelete):
-		return ""
-	case seen == nil:
-		return describe("the document is absent, after %s %s at %d was acknowledged", last.Kind, last.Token, last.Index)
-	case seen.Damage != "":
-		return seen.Damage
-	case seen.Revision > o.Index:
-		return describe("revision %d is of a later state", seen.Revision)
-	case last != nil && seen.Revision < last.Index:
-		return describe("it shows revision %d, and misses %s %s at %d", seen.Revision, last.Kind, last.Token, last.Index)
-	case last != nil && seen.Revision == last.Index:
-		return last.contradicts(seen)
-	case t == nil || !t.open[seen.Title] && !t.open[seen.Content] && !t.open[seen.Model]:
-		return describe("revision %d (title %s, text %s, model %s) was made by no write that could have been applied", seen.Revision, seen.Title, seen.Content, seen.Model)
-	}
-	return ""
-}
-
-// contradicts compares a read with the write that made the revision it shows.
-func (o *Op) contradicts(seen *Seen) string {
-	want := *seen
-	r := register{present: true, title: seen.Title, content: seen.Content, model: seen.Model}
-	if o.Kind == KindPairWrite {
-		r.title, r.content = o.Token, o.Token
-	} else {
-		r.apply(o)
-	}
-	if !r.present {
-		return describe("revision %d is a deletion", o.Index)
-	}
-	want.Title, want.Content, want.Model = r.title, r.content, r.model
-	if want != *seen {
-		return describe("revision %d has title %s, text %s, model %s, and was written by %s %s", o.Index, seen.Title, seen.Content, seen.Model, o.Kind, o.Token)
-	}
-	return ""
 }
 
 // acked answers "which index was acknowledged by then", over all documents.
@@ -149,25 +58,20 @@ func (a *acked) before(at int64) uint64 {
 	return a.index[i-1]
 }
 
-// CheckFresh checks the index that reads were answered at against what had been
+// CheckFresh checks the index that reads of a level were answered at against what had been
 // acknowledged before: a linearizable read needs all of it, and all that
 // earlier linearizable reads saw; a bounded one what was acknowledged before
 // its bound. With CheckPrefix this covers every document.
-func CheckFresh(ops []*Op) (checked int, found []Violation) {
+func CheckFresh(ops []*Op, level string) (checked int, found []Violation) {
 	writes := newAcked(ops, func(o *Op) bool { return !o.IsRead() })
 	linearizable := newAcked(ops, func(o *Op) bool { return !o.IsRead() || o.Level == client.LevelLinearizable })
 	for _, o := range ops {
-		if !o.IsRead() || o.Outcome != OK {
+		if !o.IsRead() || o.Outcome != OK || o.Level != level {
 			continue
 		}
-		var need uint64
-		switch o.Level {
-		case client.LevelLinearizable:
-			need = linearizable.before(o.Call)
-		case client.LevelBounded:
+		need := linearizable.before(o.Call)
+		if level == client.LevelBounded {
 			need = writes.before(o.Call - o.BoundMs*1e6)
-		default:
-			continue
 		}
 		checked++
 		if o.Index < need {
@@ -184,7 +88,7 @@ func CheckFresh(ops []*Op) (checked int, found []Violation) {
 func CheckSessions(ops []*Op) (checked int, found []Violation) {
 	sessions := map[int][]*Op{}
 	for _, o := range ops {
-		if o.Outcome == OK && o.Client >= 0 {
+		if o.Outcome == OK && o.Client >= 0 && o.Kind != KindImport { // an import is not part of a session
 			sessions[o.Client] = append(sessions[o.Client], o)
 		}
 	}
@@ -217,6 +121,9 @@ func CheckSessions(ops []*Op) (checked int, found []Violation) {
 // read of both comes from one view, at any level.
 func CheckPairs(ops []*Op) (checked int, found []Violation) {
 	for _, o := range ops {
+		if o.Kind == KindPairDelete && o.Outcome == OK && o.Deleted != 0 && o.Deleted != 2 {
+			found = append(found, violation("atomic", o.Key, "deletion by owner #%d has deleted %d documents of a pair", o.ID, o.Deleted))
+		}
 		if o.Kind != KindPairRead || o.Outcome != OK || o.Seen == nil {
 			continue
 		}

@@ -21,6 +21,8 @@ type Figures struct {
 
 	faults  map[string]int
 	windows []Span
+	calms   []Span // between two faults, when all nodes are back
+	calm    []Calm
 	// calls are counted by kind and outcome; latencies by whether a fault held.
 	calls             map[string]map[Outcome]int
 	reads, writes     latencies
@@ -34,6 +36,7 @@ type Figures struct {
 	Dumps             int   // whole states that were read and compared
 	Scanned           int64 // rows whose hash was computed anew
 	Checks            []checkFigure
+	proofs            []proof
 	Linear            Linearized
 	Errors            []string
 
@@ -152,6 +155,9 @@ func (r *Run) Report(w io.Writer, took time.Duration) {
 	line("latency of reads in faults", "p50 %v, p99 %v", f.readsIn.quantile(0.5), f.readsIn.quantile(0.99))
 	line("latency of writes in calm", "p50 %v, p99 %v", f.writes.quantile(0.5), f.writes.quantile(0.99))
 	line("latency of writes in faults", "p50 %v, p99 %v", f.writesIn.quantile(0.5), f.writesIn.quantile(0.99))
+	for _, c := range f.calm {
+		line("in "+c.Length.Round(time.Millisecond).String()+" of calm", "%v", c)
+	}
 	for _, c := range f.Checks {
 		line("checked: "+c.what, "%d, violations %d", c.checked, c.broken)
 	}

@@ -118,8 +118,12 @@ func Start(tb testing.TB, o Options) *Run {
 		excused: map[string]string{}, samples: map[string][]Held{}, tags: []string{"failpoints"}}
 	tb.Cleanup(r.network.Close)
 	removeStale(tb)
-	if err := disksWork(); err != nil && o.Disks {
-		tb.Logf("no faults of disks: %v", err)
+	disks := disksWork()
+	if err := checkFaults(o.Faults, disks); err != nil {
+		tb.Fatal(err)
+	}
+	if disks != nil && o.Disks {
+		tb.Logf("no faults of disks: %v", disks)
 		r.o.Disks = false
 	}
 	r.cluster = proctest.Start(tb, proctest.Options{Args: smallLimits(o.Seed), NodeArgs: r.nodeArgs, NodeEnv: r.nodeEnv, Tags: r.tags})
@@ -192,7 +196,8 @@ func (r *Run) nodeArgs(n *proctest.Node) []string {
 
 // nodeEnv lets the failpoints of a node be set while it runs.
 func (r *Run) nodeEnv(n *proctest.Node) []string {
-	return []string{"SNIPDB_FAILPOINTS_FILE=" + r.pointsFile(n)}
+	// A race detector, if the server has one, writes to where the log is.
+	return []string{"SNIPDB_FAILPOINTS_FILE=" + r.pointsFile(n), "GORACE=log_path=stderr"}
 }
 
 // advertise makes the proxies of a node and tells it to name them to the others.
@@ -245,14 +250,6 @@ func (r *Run) Faults() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	plan, start := newSchedule(r.o.Seed, r.o.Faults, r.can), time.Now()
-	if len(plan.kinds) == 0 {
-		r.tb.Fatalf("there is no fault called any of %v", r.o.Faults)
-	}
-	for _, kind := range plan.kinds {
-		if kind.needs == ownDisks && !r.o.Disks {
-			r.tb.Skipf("%s needs a disk for each node, which can't be made here", kind.name)
-		}
-	}
 	defer func() {
 		r.load.Stop()
 		cancel()
@@ -290,7 +287,9 @@ func (r *Run) progress(since time.Duration) {
 func (r *Run) quiet() {
 	r.note("quiet for %v", quietFor)
 	oks, _, _ := r.history.Progress()
+	calm := r.history.Now()
 	time.Sleep(quietFor)
+	r.figures.calms = append(r.figures.calms, Span{calm, r.history.Now()})
 	r.soakSample()
 	oksNow, _, _ := r.history.Progress()
 	if least := int(phaseRate * quietFor.Seconds()); oksNow-oks < least {
@@ -310,8 +309,10 @@ func (r *Run) phase(kind faultKind, p Planned) {
 	r.waitWhole()
 	clear(r.excused)
 	wholeOks, _, _ := r.history.Progress()
+	calm := r.history.Now()
 	time.Sleep(p.Gap)
 	oksNow, acksNow, _ := r.history.Progress()
+	r.figures.calms = append(r.figures.calms, Span{calm, r.history.Now()})
 	r.note("phase %s: %d calls and %d writes succeeded", kind.name, oksNow-oks, acksNow-acks)
 	least := 0
 	if p.Gap >= time.Second { // some clients still wait before they try again
@@ -469,7 +470,7 @@ func (p *probe) readAt(url string, key int, level client.Consistency) {
 	defer cancel()
 	doc, meta, err := p.client.GetDocument(ctx, collRegisters, o.Key, client.OnEndpoint(url), client.WithConsistency(level))
 	if err == nil {
-		o.Seen = see(doc)
+		o.Seen = see(doc, collRegisters, o.Key)
 	}
 	o.Return = p.history.Now()
 	o.answered(meta, err)

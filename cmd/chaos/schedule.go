@@ -1,8 +1,10 @@
 package chaos
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -78,6 +80,33 @@ type schedule struct {
 	rng   *rand.Rand
 	kinds []faultKind
 	deck  []faultKind
+}
+
+// checkFaults says which of the faults named there are not, or can't be made
+// here because no disks can: a run that leaves one out would look like one that
+// had it.
+func checkFaults(only []string, disks error) error {
+	var unknown, need, all []string
+	kinds := faultKinds()
+	for _, kind := range kinds {
+		all = append(all, kind.name)
+	}
+	for _, name := range only {
+		i := slices.Index(all, name)
+		switch {
+		case i < 0:
+			unknown = append(unknown, fmt.Sprintf("%q", name))
+		case kinds[i].needs == ownDisks && disks != nil:
+			need = append(need, name)
+		}
+	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("there is no fault %s; there are %s", strings.Join(unknown, ", "), strings.Join(all, ", "))
+	}
+	if len(need) > 0 {
+		return fmt.Errorf("%s: each node needs a disk of its own, which can't be made here: %w", strings.Join(need, ", "), disks)
+	}
+	return nil
 }
 
 // newSchedule makes a schedule of the faults named, or of all that a run can have.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -27,10 +28,10 @@ const (
 	// captureTries: a write that the client has given up may still be applied
 	// while the nodes are read.
 	captureTries = 3
-	// deepCreates is how many of the many created documents are read whole;
-	// the listing has all of them.
-	deepCreates = 400
-	pageSize    = 500
+	// readWhole is how long the documents of a node may take to be read, and
+	// perDocument what each of them adds.
+	readWhole, perDocument = 2 * time.Minute, 10 * time.Millisecond
+	pageSize               = 500
 )
 
 // NodeState is all that a node shows.
@@ -41,11 +42,13 @@ type NodeState struct {
 	// as a listing shows them.
 	Documents, Listed map[string]string
 	Collections       map[string]string
-	// titles is how often each title is among the created documents; queues
-	// and registers are what the documents of these hold.
-	titles    map[string]int
-	queues    map[string][]string
-	registers map[string]*Seen
+	// created are the documents with ids of the server's making, by title;
+	// queues are what these hold; seen are all other documents, by collection
+	// and id, and collections, by name.
+	created map[string][]*Seen
+	queues  map[string][]string
+	seen    map[string]*Seen
+	limits  *Op // a read of the limits
 }
 
 // Verify waits until the cluster is at rest, and checks everything. Of a run
@@ -82,6 +85,42 @@ func (r *Run) Verify() {
 	r.readLogs(ops)
 	r.figures.history(ops, r.history.LongestGap())
 	r.found(CheckUnknown(r.figures.unknown, r.figures.writesSent)...)
+	calm, found := CheckCalm(ops, r.figures.calms)
+	r.figures.calm = calm
+	r.found(found...)
+	if r.stuck == nil && r.count() < enough { // else it has failed, and was not done to its end
+		r.found(CheckProved(append(r.figures.proofs, r.proofs(ops, states)...), r.o.Duration)...)
+	}
+}
+
+// proofs are what the checkers had to look at that compare nodes, and what
+// calls of each kind were acknowledged.
+func (r *Run) proofs(ops []*Op, states []*NodeState) []proof {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := []proof{
+		{"whole states of nodes compared", len(states) / len(r.nodes), 0},
+		{"documents compared at the end", r.figures.Durable, 0.5},
+		{"exactly-once writes compared at the end", r.figures.Once, 0.5},
+		{"state hashes compared with another node's", r.hashes.Compared, 0.05},
+		{"rows hashed anew", int(r.figures.Scanned), 0.5},
+		{"entries of logs compared with another node's", r.book.Compared, 0},
+		{"terms with a leader", r.figures.Terms, 0},
+	}
+	const allKinds = 15 * time.Second // in less some kinds may not have come up
+	if r.o.Duration < allKinds {
+		return out
+	}
+	acked := map[string]int{}
+	for _, o := range ops {
+		if o.Outcome == OK && !o.changesNothing() {
+			acked[o.Kind]++
+		}
+	}
+	for _, kind := range kinds {
+		out = append(out, proof{"acknowledged calls of the kind " + kind, acked[kind], 0})
+	}
+	return out
 }
 
 // CheckUnknown checks that a run knows enough: with too many writes of unknown
@@ -96,15 +135,18 @@ func CheckUnknown(unknown, writes int) []Violation {
 
 // capture reads everything from every node, as of the last write or later.
 func (r *Run) capture(ops []*Op) []*NodeState {
-	index := uint64(0)
+	index, wait := uint64(0), readWhole
 	for _, o := range ops {
 		index = max(index, o.Index)
+		if o.creates() {
+			wait += perDocument
+		}
 	}
 	var states []*NodeState
 	for range captureTries {
 		states = states[:0]
 		for _, n := range r.nodes {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), wait)
 			s, err := readNode(ctx, r.admin, n, index)
 			cancel()
 			if err != nil {
@@ -125,25 +167,38 @@ func (r *Run) capture(ops []*Op) []*NodeState {
 // readNode reads a node's whole state.
 func readNode(ctx context.Context, c *client.Client, n *proctest.Node, index uint64) (*NodeState, error) {
 	s := &NodeState{Node: n.ID, Documents: map[string]string{}, Listed: map[string]string{}, Collections: map[string]string{},
-		titles: map[string]int{}, queues: map[string][]string{}, registers: map[string]*Seen{}}
+		created: map[string][]*Seen{}, queues: map[string][]string{}, seen: map[string]*Seen{}}
 	opts := []client.ReadOption{client.OnEndpoint(n.URL), client.WithConsistency(client.AtIndex(index))}
-	collections, meta, err := c.ListCollections(ctx, pageSize, "", opts...)
-	if err != nil {
-		return nil, err
-	}
-	s.Index = meta.Index
-	for _, coll := range collections.Items {
-		ids, err := s.list(ctx, c, coll, opts)
+	var collections []wire.Collection
+	for cursor := ""; ; {
+		page, meta, err := c.ListCollections(ctx, pageSize, cursor, opts...)
 		if err != nil {
 			return nil, err
 		}
-		if coll.Name == collCreates {
-			ids = ids[:min(deepCreates, len(ids))]
+		s.Index = meta.Index
+		collections = append(collections, page.Items...)
+		if cursor = page.NextCursor; cursor == "" {
+			break
+		}
+	}
+	for i, coll := range collections {
+		if strings.HasPrefix(coll.Name, collLife) {
+			s.seen[coll.Name] = seeCollection(&collections[i])
+		}
+		ids, err := s.list(ctx, c, coll, opts)
+		if err != nil {
+			return nil, err
 		}
 		if err := s.read(ctx, c, coll.Name, ids, opts); err != nil {
 			return nil, err
 		}
 	}
+	limits, meta, err := c.Limits(ctx, opts...)
+	if err != nil {
+		return nil, err
+	}
+	s.Documents[limitsKey] = asJSON(limits)
+	s.limits = &Op{Kind: KindLimitsRead, Key: limitsKey, Level: "end", Node: n.ID, Outcome: OK, Index: meta.Index, Return: math.MaxInt64, Seen: seeLimits(limits)}
 	return s, nil
 }
 
@@ -159,9 +214,6 @@ func (s *NodeState) list(ctx context.Context, c *client.Client, coll wire.Collec
 			s.Listed[coll.Name+"/"+d.ID] = asJSON(d)
 			ids = append(ids, d.ID)
 			documents, snippets = documents+1, snippets+uint64(d.SnippetCount)
-			if coll.Name == collCreates {
-				s.titles[d.Title]++
-			}
 		}
 		if cursor = page.NextCursor; cursor == "" {
 			break
@@ -208,13 +260,16 @@ func (s *NodeState) read(ctx context.Context, c *client.Client, coll string, ids
 func (s *NodeState) add(coll string, doc *wire.Document) {
 	s.Documents[coll+"/"+doc.ID] = asJSON(doc)
 	switch coll {
-	case collRegisters:
-		s.registers[doc.ID] = see(doc)
+	case collCreates:
+		s.created[doc.Title] = append(s.created[doc.Title], see(doc, coll, doc.ID))
 	case collQueues:
-		for _, part := range doc.Snippets {
-			token, damage := tokenOf(part.Content)
-			s.queues[doc.ID] = append(s.queues[doc.ID], token+damage)
+		seen := seeQueue(doc)
+		if seen.Damage != "" {
+			seen.Parts = append(seen.Parts, seen.Damage)
 		}
+		s.queues[doc.ID] = seen.Parts
+	default:
+		s.seen[coll+"/"+doc.ID] = see(doc, coll, doc.ID)
 	}
 }
 
@@ -258,17 +313,16 @@ func CompareStates(states []*NodeState) (found []Violation) {
 
 // checkEnd checks what is on each node against what was acknowledged.
 func (r *Run) checkEnd(ops []*Op, states []*NodeState) {
-	keys := byRegister(ops)
 	for _, s := range states {
-		var reads []*Op
-		for key := range keys {
-			reads = append(reads, &Op{Kind: KindRead, Key: key, Level: "end", Node: s.Node, Outcome: OK, Index: s.Index, Seen: s.registers[key]})
-		}
-		_, found := CheckPrefix("durability", ops, reads)
+		reads, found := s.reads(ops)
+		r.found(found...)
+		_, found = CheckPrefix("durability", ops, reads)
 		r.figures.Durable += len(reads)
 		r.figures.Lost += len(found)
 		r.found(found...)
-		count, found := CheckCreates(ops, s.Node, s.titles)
+		_, found = CheckLimits(ops, []*Op{s.limits})
+		r.found(found...)
+		count, found := CheckCreates(ops, s.Node, s.created)
 		r.figures.count(count)
 		r.found(found...)
 		for _, w := range r.load.workers {
@@ -284,33 +338,77 @@ func (r *Run) checkEnd(ops []*Op, states []*NodeState) {
 	}
 }
 
+// placeOf is where a register, or a collection that has a life, is in
+// NodeState.seen.
+func placeOf(key string) string {
+	if strings.HasPrefix(key, collLife) {
+		return key
+	}
+	return collRegisters + "/" + key
+}
+
+// reads are reads of everything that a client ever wrote, and is not created or
+// a queue, as the node shows it; what nobody wrote is a violation.
+func (s *NodeState) reads(ops []*Op) (reads []*Op, found []Violation) {
+	places := map[string]string{} // and the key under which the writes are recorded
+	for _, o := range ops {
+		switch o.Kind {
+		case KindImport:
+			places[collImports+"/"+o.Key] = o.Key
+		case KindPairWrite:
+			places[collPairs+"/"+o.Key+"-a"], places[collPairs+"/"+o.Key+"-b"] = o.Key, o.Key
+		default:
+			if isRegisterKind(o.Kind) {
+				places[placeOf(o.Key)] = o.Key
+			}
+		}
+	}
+	for place, key := range places {
+		reads = append(reads, &Op{Kind: KindRead, Key: key, Level: "end", Node: s.Node, Outcome: OK, Index: s.Index, Return: math.MaxInt64, Seen: s.seen[place]})
+	}
+	for place := range s.seen {
+		if places[place] == "" {
+			found = append(found, violation("durability", place, "nobody wrote it, and it is on %s", s.Node))
+		}
+	}
+	return reads, found
+}
+
 // checkHistory runs the checkers of what the clients saw.
 func (r *Run) checkHistory(ops []*Op, states []*NodeState) {
 	f := &r.figures
-	add := func(what string, n int, found []Violation) {
+	add := func(what string, n int, rate float64, found []Violation) {
 		f.Checks = append(f.Checks, checkFigure{what, n, len(found)})
+		f.proofs = append(f.proofs, proof{what, n, rate})
 		r.found(found...)
 	}
 	n, found := CheckPrefix("prefix", ops, ops)
-	add("reads that show the state of their index", n, found)
-	n, found = CheckFresh(ops)
-	add("linearizable and bounded reads that are new enough", n, found)
+	add("reads that show the state of their index", n, 2, found)
+	n, found = CheckFresh(ops, client.LevelLinearizable)
+	add("linearizable reads that are new enough", n, 1, found)
+	n, found = CheckFresh(ops, client.LevelBounded)
+	add("bounded reads that are new enough", n, 0.2, found)
 	n, found = CheckSessions(ops)
-	add("session reads that do not go back", n, found)
+	add("session reads that do not go back", n, 0.2, found)
 	n, found = CheckPairs(ops)
-	add("reads of a batch's documents", n, found)
+	add("reads of a batch's documents", n, 0.1, found)
+	n, found = CheckQueueReads(ops)
+	add("reads of queues", n, 0.1, found)
+	n, found = CheckLimits(ops, ops)
+	add("reads of the limits", n, 0, found)
+	r.found(CheckAnswers(ops)...)
 	// What is there at the end closes each document's history.
 	all := ops
 	if len(states) > 0 {
 		now := r.history.Now()
 		for key := range byRegister(ops) {
 			all = append(all, &Op{ID: len(all), Client: -2, Kind: KindRead, Key: key, Level: client.LevelLinearizable,
-				Call: now, Return: now, Outcome: OK, Seen: states[0].registers[key]})
+				Call: now, Return: now, Outcome: OK, Seen: states[0].seen[placeOf(key)]})
 		}
 	}
 	lin, found := CheckLinearizable(all, 2, r.o.Keep)
 	f.Linear = lin
-	add("documents whose histories are linearizable", lin.Keys, found)
+	add("documents whose histories are linearizable", lin.Keys, 0.5, found)
 }
 
 // gauge reads a value from a node's metrics.
@@ -381,7 +479,7 @@ func CheckDirectory(node, dir string) (found []Violation) {
 // readLogs counts what the nodes' logs say, and checks the leaders.
 func (r *Run) readLogs(ops []*Op) {
 	reigns := append(slices.Clone(r.reigns), reignsOfWrites(ops)...)
-	for _, n := range r.nodes {
+	for _, n := range append(slices.Clone(r.nodes), r.extra) {
 		f := ReadLog(n.ID, n.Log())
 		r.figures.Elections += f.Elections
 		r.figures.Snapshots += f.Snapshots

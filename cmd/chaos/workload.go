@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -36,6 +37,11 @@ type Workload struct {
 	stop      chan struct{}
 	wg        sync.WaitGroup
 	inFlight  atomic.Int64
+	made      atomic.Int64 // values of which there are numbers only
+
+	mu         sync.Mutex // guards what follows
+	others     []other    // the newest documents that were created and imported
+	remembered int
 }
 
 // NewWorkload makes clients for the nodes at endpoints; rate is the calls per
@@ -149,11 +155,22 @@ var choices = []struct {
 	{4, (*worker).embed},
 	{2, (*worker).vector},
 	{4, (*worker).remove},
-	{5, (*worker).batch},
+	{2, (*worker).removeOwner},
+	{3, (*worker).batch},
+	{4, (*worker).mixedBatch},
 	{6, (*worker).create},
+	{2, (*worker).importDocuments},
+	{7, (*worker).readOther},
 	{5, (*worker).queueStep},
+	{3, (*worker).readQueue},
 	{3, (*worker).pairWrite},
+	{2, (*worker).pairRemove},
 	{4, (*worker).pairRead},
+	{3, (*worker).collPut},
+	{2, (*worker).collRemove},
+	{3, (*worker).collRead},
+	{2, (*worker).limits},
+	{2, (*worker).readLimits},
 }
 
 var totalShare = func() (total int) {
@@ -193,8 +210,33 @@ func (w *worker) begin(kind, key string) *Op {
 	return &Op{Client: w.id, Kind: kind, Key: key, Call: w.load.history.Now()}
 }
 
+// finishBatch does what finish does for a batch, of which each operation is one
+// of ops or comes behind all that may be refused. One may be refused; of the
+// others it is only known then that they were not applied. results takes in
+// what the batch answered, if it was applied.
+func (w *worker) finishBatch(meta client.Meta, err error, results func(), ops ...*Op) {
+	w.ended(meta, err, ops...)
+	if err == nil {
+		results()
+	}
+	var e *client.Error
+	if ops[0].Outcome == Refused && errors.As(err, &e) {
+		for i, o := range ops {
+			if e.Problem.Operation == nil || *e.Problem.Operation != i {
+				o.Outcome, o.Code, o.Error, o.Status, o.Current = Failed, "", "", 0, 0
+			}
+		}
+	}
+	w.load.history.Add(ops...)
+}
+
 // finish records the end of calls that were one request.
 func (w *worker) finish(meta client.Meta, err error, ops ...*Op) {
+	w.ended(meta, err, ops...)
+	w.load.history.Add(ops...)
+}
+
+func (w *worker) ended(meta client.Meta, err error, ops ...*Op) {
 	now := w.load.history.Now()
 	for _, o := range ops {
 		o.Return = now
@@ -203,5 +245,4 @@ func (w *worker) finish(meta client.Meta, err error, ops ...*Op) {
 			w.revisions[o.Key] = max(w.revisions[o.Key], o.Index)
 		}
 	}
-	w.load.history.Add(ops...)
 }
