@@ -2,15 +2,19 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/gin-gonic/gin"
+	"github.com/snipdb/snipdb/cluster/contract"
 	"github.com/snipdb/snipdb/httpapi/wire"
 	"github.com/snipdb/snipdb/storage/snippet"
 )
@@ -19,29 +23,35 @@ import (
 // answer with a documented code, never 500, and what it accepts it must be
 // able to show again.
 func FuzzBodies(f *testing.F) {
-	for _, d := range operationDocs {
-		if d.example != "" {
-			f.Add(uint8(0), []byte(d.example))
-			f.Add(uint8(7), []byte(d.example))
-		}
+	targets := bodyRoutes()
+	for i, r := range targets {
+		f.Add(uint8(i), []byte(operationDocs[key(r)].example))
+		f.Add(uint8(0), []byte(operationDocs[key(r)].example))
 	}
 	f.Add(uint8(3), []byte(`{"snippets":[{"content":"x","vector":[1e39]}]}`))
 	f.Add(uint8(3), []byte("{\"metadata\":{\"\xff\":1}}"))
 	f.Add(uint8(3), []byte(`{"vector":{"vector":[`))
 	m := newMemory()
 	m.leader.HTTPAddr = "http://127.0.0.1:1"
+	self, members := m.leader, m.Members()
+	lead := func(l contract.LeaderInfo) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.leader = l
+	}
+	m.transfer = func(to string) error {
+		lead(contract.LeaderInfo{ID: cmp.Or(to, "n2"), Term: self.Term + 1})
+		return nil
+	}
 	s, err := New(m, m, Options{})
 	if err != nil {
 		f.Fatal(err)
 	}
-	var targets []*route
-	for i := range routes {
-		if routes[i].Write != nil && routes[i].MaxBody > 0 {
-			targets = append(targets, &routes[i])
-		}
-	}
 	names := strings.NewReplacer(":collection", "c", ":id", "d", ":index", "0")
 	f.Fuzz(func(t *testing.T, which uint8, body []byte) {
+		// What another body has done to the cluster is undone.
+		lead(self)
+		m.members = slices.Clone(members)
 		r := targets[int(which)%len(targets)]
 		req := httptest.NewRequest(r.Method, names.Replace(r.Path), bytes.NewReader(body))
 		req.Header.Set("Content-Type", r.Types[0])
@@ -56,12 +66,78 @@ func FuzzBodies(f *testing.F) {
 				t.Fatalf("%s %s: %d %s: %v", r.Method, r.Path, w.Code, w.Body, err)
 			}
 		}
+		for _, member := range m.Members() {
+			if member.ID == "" || member.RaftAddr == "" {
+				t.Fatalf("after %s %s %q there is the member %+v", r.Method, r.Path, body, member)
+			}
+		}
 		get := httptest.NewRecorder()
 		s.Handler().ServeHTTP(get, httptest.NewRequest("GET", "/v1/collections/c/docs/d?with_embeddings=true", nil))
 		if get.Code != 200 && get.Code != 404 || get.Code == 200 && !json.Valid(get.Body.Bytes()) {
 			t.Fatalf("after %s %s %q the document reads as %d %s", r.Method, r.Path, body, get.Code, get.Body)
 		}
 	})
+}
+
+// bodyRoutes are the routes whose body is read whole and decoded; the import's
+// is a stream, and has FuzzImportLines.
+func bodyRoutes() []*route {
+	var found []*route
+	for i := range routes {
+		if r := &routes[i]; r.MaxBody > 0 && r.Stream == nil {
+			found = append(found, r)
+		}
+	}
+	return found
+}
+
+// Each route that takes a body is fuzzed, those of the membership too.
+func TestEveryBodyIsFuzzed(t *testing.T) {
+	targets := bodyRoutes()
+	for i := range routes {
+		if r := &routes[i]; len(r.Types) > 0 && r.Stream == nil && !slices.Contains(targets, r) {
+			t.Errorf("no fuzz test sends bodies to %s %s", r.Method, r.Path)
+		}
+	}
+	for _, want := range []string{"POST /v1/cluster/members", "POST /v1/cluster/transfer-leader", "PUT /v1/cluster/limits"} {
+		if !slices.ContainsFunc(targets, func(r *route) bool { return r.Method+" "+r.Path == want }) {
+			t.Errorf("%s is not among those that are fuzzed", want)
+		}
+	}
+}
+
+// FuzzTokenID sends any Authorization: a bearer token has one id, however a
+// client spells the rest, and nothing else has one.
+func FuzzTokenID(f *testing.F) {
+	for _, seed := range []string{"Bearer id.secret", "bearer  id.secret ", "Bearer id", "Bearer .", "Bearer ", "Bearer", "Basic eA==", "Bearer\tid.x", "Bearer " + strings.Repeat("i", 300)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, header string) {
+		id := tokenOf(t, header)
+		scheme, token, _ := strings.Cut(header, " ")
+		token = strings.Trim(token, " \t")
+		if bearer := strings.EqualFold(scheme, "Bearer") && token != ""; (id != "") != bearer {
+			t.Fatalf("%q has the id %q", header, id)
+		}
+		if id == "" {
+			return
+		}
+		if len(id) > maxKeyBytes+1 || id != "." && (strings.Contains(id, ".") || !strings.HasPrefix(token, id)) {
+			t.Errorf("%q has the id %q", header, id)
+		}
+		for _, same := range []string{"Bearer " + token, "bEARER   " + token + " \t"} {
+			if other := tokenOf(t, same); other != id {
+				t.Errorf("%q has the id %q, and %q has %q", header, id, same, other)
+			}
+		}
+	})
+}
+
+func tokenOf(t *testing.T, authorization string) string {
+	t.Helper()
+	req := httptest.NewRequest("GET", "/", nil)
+	req.Header["Authorization"] = []string{authorization}
+	return (&call{g: &gin.Context{Request: req}}).tokenID()
 }
 
 // FuzzQueries sends any query and header to the reads: never 500.
