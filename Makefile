@@ -40,8 +40,13 @@ test: setup ## all tests, the ones with real processes included
 	go build $(GOFLAGS_ALL) ./...
 	go test $(GOFLAGS_ALL) -p 1 -timeout $(TEST_TIME) ./...
 
-race: setup ## all tests under the race detector; without the ones with real processes
+# Servers of their own: package proctest builds them with the detector, and a
+# node that had a race fails its test. RocksDB is C++, and is not looked at.
+race: setup ## all tests under the race detector, and real processes with it: the end-to-end tests and a minute of chaos
 	go test $(GOFLAGS_ALL) -race -short -timeout 30m ./...
+	PROCTEST_RACE=1 go test $(GOFLAGS_ALL) -race -count 1 -p 1 -timeout 30m ./cmd/proctest ./cmd/snipdb
+	PROCTEST_RACE=1 SNIPDB_CHAOS_SEED=$(SEED) SNIPDB_CHAOS_DURATION=60s \
+		go test $(GOFLAGS_ALL) -race -count 1 -timeout 30m -v -run '^TestChaos$$' ./cmd/chaos
 
 lint: setup lint-format lint-vet lint-static lint-vuln ## gofmt, go vet, staticcheck, govulncheck
 
