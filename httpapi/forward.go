@@ -173,6 +173,9 @@ func (c *call) roundTrip(leader contract.LeaderInfo, body io.Reader, length int6
 	if length == 0 {
 		req.Body = http.NoBody
 	}
+	if stream, ok := body.(*streamBody); ok {
+		req.Trailer = stream.trailer
+	}
 	for _, name := range forwardedHeaders {
 		if value := c.g.GetHeader(name); value != "" {
 			req.Header.Set(name, value)

@@ -2,12 +2,12 @@ package httpapi
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/snipdb/snipdb/cluster/contract"
@@ -23,22 +23,24 @@ func (c *call) forwardStream(leader contract.LeaderInfo) (*reply, error) {
 	if err := control.EnableFullDuplex(); err != nil && c.g.Request.ProtoMajor < 2 {
 		return nil, fmt.Errorf("httpapi: forward import: %w", err)
 	}
-	body := newStreamBody(c, control)
-	body.ask(c.g.GetHeader("Expect")) // the leader answers before it has read anything
+	body, cancel := newStreamBody(c, control)
+	defer cancel()
+	body.client.ask(c.g.GetHeader("Expect")) // the leader answers before it has read anything
+	go body.pump()
+	go body.watch(c, cancel)
+	defer body.finish()
 	_ = control.SetWriteDeadline(time.Now().Add(c.timeout + answerGrace))
+	// The leader answers before it reads, so this is not about the import's length.
+	patience := time.AfterFunc(c.timeout+answerGrace, cancel)
 	resp, err := c.roundTrip(leader, body, -1)
+	patience.Stop()
 	if err != nil {
-		body.finish()
 		c.g.Writer.Header().Set("Connection", "close") // the body is not read to its end
 		c.fail(err)
-		body.linger()
+		c.g.Writer.Flush()
 		return &reply{written: true}, nil
 	}
-	defer func() {
-		_ = resp.Body.Close()
-		body.finish()
-		body.linger()
-	}()
+	defer func() { _ = resp.Body.Close() }()
 	c.copyHeaders(resp)
 	if resp.StatusCode != http.StatusOK {
 		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminBody))
@@ -48,6 +50,7 @@ func (c *call) forwardStream(leader contract.LeaderInfo) (*reply, error) {
 		c.s.metrics.forwarded.WithLabelValues(forwardAnswered).Inc()
 		c.g.Writer.Header().Set("Connection", "close") // the body is not read to its end
 		c.send(resp.StatusCode, resp.Header.Get("Content-Type"), answer)
+		c.g.Writer.Flush()
 		return &reply{written: true}, nil
 	}
 	c.startStream(wire.TypeNDJSON, 0)
@@ -55,53 +58,96 @@ func (c *call) forwardStream(leader contract.LeaderInfo) (*reply, error) {
 	return &reply{written: true}, c.copyLines(resp.Body, control)
 }
 
-// streamBody is the client's body on its way to the leader. The transport
-// reads it in a goroutine of its own; the handler must not return before that
-// has ended, because the connection serves the next request then.
+// streamBody is the client's body on its way to the leader. One goroutine
+// reads it and another, the transport's, takes it, so that it can end for the
+// leader while the read from the client still waits.
 type streamBody struct {
-	deadlineReader
-	finished   chan struct{} // closed by finish
-	finishOnce sync.Once
-	closed     chan struct{} // closed by the transport, which reads no more then
-	closeOnce  sync.Once
-	watched    chan struct{} // closed when the watcher has ended
+	client *deadlineReader
+	out    *io.PipeReader
+	in     *io.PipeWriter
+	// trailer tells the leader why the body ended, if it is not whole. Only
+	// the transport uses it, to send it behind the body, and Read, which it calls.
+	trailer  http.Header
+	broken   chan struct{} // closed when the client's body has ended early
+	finished chan struct{} // closed by finish
+	pumped   chan struct{} // closed when the pump has ended
+	watched  chan struct{} // closed when the watcher has ended
 }
 
-func newStreamBody(c *call, control *http.ResponseController) *streamBody {
-	b := &streamBody{finished: make(chan struct{}), closed: make(chan struct{}), watched: make(chan struct{})}
-	b.deadlineReader.body, b.control, b.idle = c.g.Request.Body, control, c.s.opts.ImportIdle
-	b.stopped = func() bool {
+// newStreamBody gives the call a context of its own (see detach), which cancel ends.
+func newStreamBody(c *call, control *http.ResponseController) (*streamBody, context.CancelFunc) {
+	b := &streamBody{
+		trailer: http.Header{trailerEnd: nil},
+		broken:  make(chan struct{}), finished: make(chan struct{}),
+		pumped: make(chan struct{}), watched: make(chan struct{}),
+	}
+	b.out, b.in = io.Pipe()
+	ctx, cancel, client := detach(c, control, func() bool {
 		select {
 		case <-b.finished:
-			return true
-		case <-c.s.stopping: // the leader then sees the end of the body, and ends well
 			return true
 		default:
 			return false
 		}
+	})
+	b.client = client
+	c.g.Request = c.g.Request.WithContext(ctx)
+	return b, cancel
+}
+
+// pump passes on what the client sends.
+func (b *streamBody) pump() {
+	defer close(b.pumped)
+	_, err := io.Copy(b.in, b.client)
+	if err != nil && !errors.Is(err, io.ErrClosedPipe) {
+		close(b.broken)
 	}
-	go func() {
-		defer close(b.watched)
-		select {
-		case <-c.s.stopping:
-			b.wake()
-		case <-b.finished:
-		}
-	}()
-	return b
+	_ = b.in.CloseWithError(err)
+}
+
+// watch ends the body when this node stops. Whoever ended the body early, the
+// leader has to answer what it has within the time that a client gets.
+func (b *streamBody) watch(c *call, cancel context.CancelFunc) {
+	defer close(b.watched)
+	select {
+	case <-c.s.stopping:
+		_ = b.in.CloseWithError(contract.ErrShutdown)
+	case <-b.broken:
+	case <-b.finished:
+		return
+	}
+	patience := time.NewTimer(c.s.opts.ImportIdle)
+	defer patience.Stop()
+	select {
+	case <-patience.C:
+		cancel()
+	case <-b.finished:
+	}
+}
+
+// Read is called by the transport. An error would break the request, and
+// the answers with it; so the body ends, and the trailer says the rest.
+func (b *streamBody) Read(p []byte) (int, error) {
+	n, err := b.out.Read(p)
+	switch {
+	case err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe):
+		return n, err
+	case errors.Is(err, contract.ErrShutdown):
+		b.trailer.Set(trailerEnd, endStopping)
+	default:
+		b.trailer.Set(trailerEnd, endBroken)
+	}
+	return n, io.EOF
 }
 
 // Close is called by the transport when it reads no more.
-func (b *streamBody) Close() error {
-	b.closeOnce.Do(func() { close(b.closed) })
-	return nil
-}
+func (b *streamBody) Close() error { return b.out.Close() }
 
 // finish ends the reading and waits until it has ended.
 func (b *streamBody) finish() {
-	b.finishOnce.Do(func() { close(b.finished) })
-	b.wake()
-	<-b.closed
+	close(b.finished)
+	_ = b.out.Close()
+	b.client.linger(b.pumped)
 	<-b.watched
 }
 
@@ -109,7 +155,8 @@ func (b *streamBody) finish() {
 func (c *call) copyLines(from io.Reader, control *http.ResponseController) error {
 	lines := bufio.NewReaderSize(from, importBuffer)
 	out := bufio.NewWriterSize(c.g.Writer, importBuffer)
-	var last wire.ImportResult
+	stopOnError, _ := c.flag(wire.ParamStopOnError) // the leader has checked it
+	sum := importSum{stopOnError: stopOnError}
 	for {
 		text, err := readLine(lines, maxImportLine)
 		if err != nil {
@@ -127,12 +174,7 @@ func (c *call) copyLines(from io.Reader, control *http.ResponseController) error
 			c.s.metrics.forwarded.WithLabelValues(forwardAnswered).Inc()
 			return errors.Join(out.Flush(), control.Flush())
 		}
-		last.LastLine = result.Line
-		if result.Code == "" {
-			last.Applied++
-		} else {
-			last.Failed++
-		}
+		sum.add(&result)
 		if lines.Buffered() == 0 {
 			if err := errors.Join(out.Flush(), control.Flush()); err != nil {
 				return fmt.Errorf("httpapi: forward import: %w", err)
@@ -140,7 +182,7 @@ func (c *call) copyLines(from io.Reader, control *http.ResponseController) error
 		}
 	}
 	c.s.metrics.forwarded.WithLabelValues(forwardUnknown).Inc()
-	e := translate(&contract.OutcomeUnknownError{})
+	last, e := sum.last, translate(&contract.OutcomeUnknownError{})
 	last.Done, last.Status, last.Code, last.Outcome = true, e.code.Info().Status, string(e.code), contract.OutcomeUnknown
 	last.Detail = fmt.Sprintf("the leader broke off; the lines up to %d are answered, send those behind it again", last.LastLine)
 	answer, err := encodeJSON(&last)

@@ -151,10 +151,10 @@ func TestImportEndsWhenTheNodeIsInTrouble(t *testing.T) {
 }
 
 // openImport begins an import whose body the test writes line by line.
-func (n *node) openImport(tb testing.TB) (*io.PipeWriter, *http.Response) {
+func (n *node) openImport(tb testing.TB, query ...string) (*io.PipeWriter, *http.Response) {
 	tb.Helper()
 	r, w := io.Pipe()
-	req, err := http.NewRequest("POST", n.url+"/v1/collections/c/import", r)
+	req, err := http.NewRequest("POST", n.url+"/v1/collections/c/import"+strings.Join(query, ""), r)
 	if err != nil {
 		tb.Fatal(err)
 	}
