@@ -222,6 +222,12 @@ var histories = []struct {
 		s.add(&Op{Kind: KindPut, Token: "u", Outcome: Unknown})
 		s.add(&Op{Kind: KindRead, Level: client.LevelLocal, Index: 12, Seen: &Seen{Revision: 12, Title: "u", Content: "t1", Rest: restOf("t1")}})
 	}, "prefix"},
+	{"half of an unknown write, under another", func(s *script) {
+		s.put("t1", 10)
+		s.add(&Op{Kind: KindPut, Token: "u", Outcome: Unknown})
+		s.add(&Op{Kind: KindPatch, Token: "t3", Index: 13})
+		s.add(&Op{Kind: KindRead, Level: client.LevelLocal, Index: 13, Seen: &Seen{Revision: 13, Title: "t3", Content: "u", Rest: restOf("t1")}})
+	}, "prefix"},
 	{"an unknown write that was sent after what hides it", func(s *script) {
 		s.put("t1", 10)
 		s.add(&Op{Kind: KindPut, Token: "t2", Index: 20})
