@@ -69,7 +69,7 @@ type Counters struct {
 }
 
 // Detail looks at each level, at the files of the directory and at the
-// counters, some 100 µs in all.
+// counters, in less than a millisecond.
 func (db *DB) Detail() (Detail, error) {
 	if err := db.enter("read properties of"); err != nil {
 		return Detail{}, err

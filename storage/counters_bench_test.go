@@ -10,6 +10,16 @@ import (
 	"github.com/snipdb/snipdb/storage/snippet"
 )
 
+// BenchmarkDetail is what a scrape asks for.
+func BenchmarkDetail(b *testing.B) {
+	db, _ := benchFilled(b, 500)
+	for b.Loop() {
+		if _, err := db.Detail(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkStatistics is what the counters cost: the same work on a database
 // that counts and on one that does not, in turns of a few milliseconds, so
 // that a busy machine slows both. The median of the turns' ratios is reported.
