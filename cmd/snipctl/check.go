@@ -36,7 +36,7 @@ node reads all of its data and computes the hash anew, which finds a row that ha
 changed on the disk. SCAN is ok, failed or stopped.
 
 The exit code is 0 if every node agrees (and every scan is ok), 1 if one differs or
-fails, 5 if one could not be asked.`,
+fails, or if the endpoints belong to different clusters, 5 if one could not be asked.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().BoolVar(&deep, "deep", false, "every node reads all of its data and computes the hash anew")
@@ -45,6 +45,12 @@ fails, 5 if one could not be asked.`,
 	cmd.RunE = a.run(func(ctx context.Context, cl *client.Client, _ []string) error {
 		if rate < 0 {
 			return usagef("--mib-per-second must not be below 0")
+		}
+		if len(a.endpoints) > 1 {
+			// One of them gives the report, and would not know the others' cluster.
+			if err := oneCluster(a.survey(ctx)); err != nil {
+				return err
+			}
 		}
 		report, err := a.consistency(ctx, cl, noMark)
 		if err != nil {

@@ -24,7 +24,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Short: "show every node: role, progress, sizes, trouble",
 		Long: `Shows every node of the cluster. All endpoints are asked at the same time and
 their answers are merged: a node's own word counts most. A dead node shows as
-unreachable within a second.
+unreachable within a second. One of another cluster than most endpoints is shown
+with that error, and the exit code is 1.
 
 LAG counts log entries behind the leader. STATE says whether the node's data is that
 of a majority: agreed, diverged, disputed, unchecked (see check). STALL is what RocksDB does to writers:
@@ -69,10 +70,18 @@ func (a *app) watch(ctx context.Context, interval time.Duration, show func() err
 }
 
 func (a *app) showStatus(ctx context.Context, storage bool) error {
-	status, err := merge(a.survey(ctx))
+	views := a.survey(ctx)
+	status, err := merge(views)
 	if err != nil {
 		return &unavailableError{err}
 	}
+	if err := a.printStatus(status, storage); err != nil {
+		return err
+	}
+	return oneCluster(views)
+}
+
+func (a *app) printStatus(status *wire.Status, storage bool) error {
 	if !storage {
 		for i := range status.Nodes {
 			status.Nodes[i].Storage.Options = nil

@@ -95,6 +95,52 @@ func TestStatusWithAHangingNode(t *testing.T) {
 	}
 }
 
+// Two nodes of one cluster, and one with the id of its third that leads a
+// cluster of its own.
+func TestANodeOfAnotherClusterIsNoMember(t *testing.T) {
+	serve := func(node string, status *wire.Status) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", wire.TypeJSON)
+			w.Header().Set(wire.HeaderNode, node)
+			if r.URL.Path == "/readyz" {
+				_ = json.NewEncoder(w).Encode(wire.Ready{Status: "ok", Node: node})
+				return
+			}
+			if strings.HasSuffix(r.URL.Path, "consistency") {
+				_ = json.NewEncoder(w).Encode(wire.Consistency{})
+				return
+			}
+			_ = json.NewEncoder(w).Encode(status)
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	n1, n2 := serve("n1", sampleStatus()), serve("n2", sampleStatus())
+	n3 := serve("n3", &wire.Status{ClusterID: "c2", Leader: "n3", Term: 9, Nodes: []wire.NodeStatus{
+		{ID: "n3", Role: "leader", Voter: true, Reachable: true, Term: 9, AppliedIndex: 5000, CommitIndex: 5000},
+	}})
+	all, good := n3+","+n1+","+n2, n1+","+n2
+	const says = "it belongs to cluster c2, not to c1"
+	got := snipctl(t, all, "", "status")
+	if got.code != exitFailed || !strings.Contains(got.out, "cluster c1, leader n1, term 4") || !strings.Contains(got.out, says) ||
+		!strings.Contains(got.errOut, "n3 at "+n3+" belongs to c2") {
+		t.Errorf("status: %+v", got)
+	}
+	if got := snipctl(t, good, "", "status"); got.code != exitOK || strings.Contains(got.out, says) {
+		t.Errorf("status of one cluster: %+v", got)
+	}
+	for _, args := range [][]string{
+		{"wait", "--ready", "--deadline", "300ms"}, {"wait", "--leader", "--deadline", "300ms"}, {"wait", "--nodes", "2", "--deadline", "300ms"}, {"check", "consistency"},
+	} {
+		if got := snipctl(t, all, "", args...); got.code == exitOK || !strings.Contains(got.errOut, "different clusters") {
+			t.Errorf("%v: %+v", args, got)
+		}
+	}
+	if got := snipctl(t, good, "", "wait", "--leader", "--deadline", "20s"); got.code != exitOK {
+		t.Errorf("wait for one cluster: %+v", got)
+	}
+}
+
 func TestSizesAndAges(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0B", 1023: "1023B", 1024: "1.0KiB", 3 << 30: "3.0GiB"} {
 		if got := size(n); got != want {

@@ -74,15 +74,20 @@ func (a *app) ask(ctx context.Context, endpoint string) view {
 // counts most, then any node's word that it is reachable. Of the leaders that
 // are named, the one of the highest term counts: an old leader behind a
 // partition believes in itself for a while. An endpoint that did not answer
-// and that no view knows becomes a node without an id.
+// and that no view knows becomes a node without an id. The view of a node of
+// another cluster counts for nothing: its own line says so among its errors.
 func merge(views []view) (*wire.Status, error) {
 	out := &wire.Status{Nodes: []wire.NodeStatus{}}
 	known := map[string]int{}
 	own := map[string]bool{}
 	var lastErr error
+	home := homeCluster(views)
 	for _, v := range views {
 		if v.err != nil {
 			lastErr = v.err
+			continue
+		}
+		if v.foreign(home) {
 			continue
 		}
 		if out.ClusterID == "" || v.status.Term > out.Term || v.status.Term == out.Term && out.Leader == "" {
@@ -111,8 +116,69 @@ func merge(views []view) (*wire.Status, error) {
 		}
 	}
 	setLag(out)
+	for _, v := range views {
+		if v.foreign(home) {
+			addForeign(out, v, home)
+		}
+	}
 	slices.SortStableFunc(out.Nodes, func(x, y wire.NodeStatus) int { return strings.Compare(x.ID, y.ID) })
 	return out, nil
+}
+
+// homeCluster is the cluster that most endpoints belong to; of two with the same
+// number it is the one that is named first. "" if none has one.
+func homeCluster(views []view) string {
+	count, home := map[string]int{}, ""
+	for _, v := range views {
+		if v.err == nil && v.status.ClusterID != "" {
+			count[v.status.ClusterID]++
+		}
+	}
+	for _, v := range views {
+		if v.err == nil && count[v.status.ClusterID] > count[home] {
+			home = v.status.ClusterID
+		}
+	}
+	return home
+}
+
+// foreign says whether a node of another cluster answered. One without a
+// cluster is new, and no stranger.
+func (v view) foreign(home string) bool {
+	return v.err == nil && v.status.ClusterID != "" && v.status.ClusterID != home
+}
+
+// addForeign shows a node of another cluster, in place of a member whose id it has.
+func addForeign(out *wire.Status, v view, home string) {
+	line := wire.NodeStatus{ID: v.node, HTTPAddr: v.endpoint, Role: "unknown"}
+	for _, n := range v.status.Nodes {
+		if n.ID == v.node {
+			line = n
+		}
+	}
+	line.Lag = 0 // behind another leader
+	line.Errors = append([]string{fmt.Sprintf("it belongs to cluster %s, not to %s", v.status.ClusterID, home)}, line.Errors...)
+	if at := slices.IndexFunc(out.Nodes, func(n wire.NodeStatus) bool { return n.ID == line.ID }); at >= 0 {
+		out.Nodes[at] = line
+		return
+	}
+	out.Nodes = append(out.Nodes, line)
+}
+
+// oneCluster returns an error if endpoints belong to different clusters: what
+// is asked of "the cluster" has no answer then.
+func oneCluster(views []view) error {
+	home := homeCluster(views)
+	var strangers []string
+	for _, v := range views {
+		if v.foreign(home) {
+			strangers = append(strangers, fmt.Sprintf("%s at %s belongs to %s", v.node, v.endpoint, v.status.ClusterID))
+		}
+	}
+	if len(strangers) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the endpoints belong to different clusters: most to %s, but %s", home, strings.Join(strangers, ", "))
 }
 
 // setLag counts from the highest commit index that any node reports: a

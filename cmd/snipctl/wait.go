@@ -106,10 +106,16 @@ func (a *app) conditions(ctx context.Context, w *waitFlags) (*wire.Status, error
 			return nil, err
 		}
 	}
-	if !w.leader && w.nodes == 0 && w.index == 0 {
+	if !w.leader && w.nodes == 0 && w.index == 0 && len(a.endpoints) == 1 {
 		return nil, nil
 	}
 	views := a.survey(ctx)
+	if err := oneCluster(views); err != nil {
+		return nil, err
+	}
+	if !w.leader && w.nodes == 0 && w.index == 0 {
+		return nil, nil
+	}
 	status, err := merge(views)
 	if err != nil {
 		return nil, err
