@@ -115,7 +115,7 @@ var operationDocs = map[string]operationDoc{
 		codes: append([]wire.Code{wire.CodeNotFound, wire.CodeAlreadyExists, wire.CodeRevisionMismatch, wire.CodeOwnerConflict, wire.CodeCollectionConflict, wire.CodeSnippetGap, wire.CodeEmbeddingIndex}, documentCodes...)},
 	"POST /v1/collections/{collection}/import": {id: "import", tag: "bulk", summary: "Put many documents, as a stream of lines both ways",
 		description: "Each line of the body is a document with its `id`, written as PUT does. Each line of the answer is the result of one line, in order; it may come while the body is still being sent, and a client must read it, or the server stops reading. " +
-			"A line that fails does not end the import, unless the node itself is in trouble or stop_on_error is set. The last line has `done`: to resume, send what is behind `last_line` again.",
+			"A line that is refused does not end the import, unless the node itself is in trouble or stop_on_error is set. An import that ends early answers all lines that were under way, also those behind the one that ended it; they may be applied, and no other line is begun. The last line has `done`. Up to `last_line`, every line is applied or refused for a fault of its own: to resume, send what is behind it again.",
 		in: wire.DocumentInput{}, example: `{"id":"d1","content":"A log is replicated."}`, status: 200, out: wire.ImportResult{}, answer: `{"line":1,"id":"d1","status":201,"revision":50}`},
 	"GET /v1/cluster/identity": {id: "identity", tag: "cluster", summary: "Who this node is", status: 200, out: wire.Identity{},
 		answer: `{"node_id":"n1","cluster_id":"01931c5e-0000-7000-8000-000000000000","raft_addr":"127.0.0.1:7001","http_addr":"http://127.0.0.1:8001","bootstrap_expect":3,"version":"v0.1.0"}`},
@@ -306,7 +306,7 @@ var paramDocs = map[string]string{
 	wire.ParamLimit: fmt.Sprintf("1 to %d, default %d.", snippet.MaxPage, snippet.DefaultPage), wire.ParamCursor: "next_cursor of the page before.",
 	wire.ParamOwnerType: "With owner_id: only the documents of that owner.", wire.ParamOwnerID: "With owner_type.", wire.ParamOrder: "id (default), -id, created_at or -created_at.",
 	wire.ParamMetadataPrefix + "KEY": "Only documents whose top-level metadata field KEY has this value.", wire.ParamWithEmbeddings: "true or array: vectors as numbers; base64: as base64 of little-endian float32 values.",
-	wire.ParamModel: "The model of raw vectors.", wire.ParamStopOnError: "true: the import ends at the first line that fails.", "name[]": "Only these metrics.",
+	wire.ParamModel: "The model of raw vectors.", wire.ParamStopOnError: "true: the first line that is refused ends the import and is its `last_line`. Lines behind it that are under way are answered, and may be applied; no other line is begun.", "name[]": "Only these metrics.",
 	wire.ParamForce: "true: remove the node though the voters that are left and answer are no quorum. Never the last voter.",
 	wire.ParamRate:  "How many MiB per second the scan may read, 64 by default; 0: no bound.",
 }

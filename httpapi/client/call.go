@@ -48,6 +48,8 @@ type request struct {
 	pin string
 	// resumes says that only what has no answer yet is sent again.
 	resumes bool
+	// stopOnError says that the first refused line of an import ends it.
+	stopOnError bool
 	// once forbids retries.
 	once bool
 	// also is a status that is an answer beside 2xx, 0 for none.

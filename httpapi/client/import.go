@@ -10,6 +10,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"net/url"
 
 	"github.com/snipdb/snipdb/httpapi/wire"
 )
@@ -35,6 +36,10 @@ type ImportOptions struct {
 	MaxResumes int
 	// Endpoint pins the import to one node; empty means the leader.
 	Endpoint string
+	// StopOnError ends the import at the first document that the node refuses;
+	// the error is an *Error that says why. Documents behind it that were sent
+	// already may have been applied: OnResult gets the answers that are there.
+	StopOnError bool
 	// OnResult, if set, gets the answer to each document, in order, once. Its
 	// error ends the import. Line counts the lines of the whole input from 1.
 	OnResult func(wire.ImportResult) error
@@ -44,8 +49,10 @@ type ImportOptions struct {
 type ImportSummary struct {
 	// Lines were answered: Applied of them 2xx, Failed not.
 	Lines, Applied, Failed int
-	// LastLine is the number of the last line that has an answer. To resume
-	// later, skip that many lines of the input.
+	// LastLine is the number of the last line up to which every line was
+	// applied or refused for a fault of its own; with StopOnError it is at most
+	// the line that ended the import. To resume later, skip that many lines
+	// of the input, or begin with the refused one when it is mended.
 	LastLine int
 	// Resumes is how often the import went on behind a failure.
 	Resumes int
@@ -54,7 +61,8 @@ type ImportSummary struct {
 // Import sends documents, one JSON object with an "id" per line, and resumes
 // behind the last answer when a connection breaks or a leader falls. Empty lines
 // are skipped. A document that the node refuses is counted in Failed, and
-// does not end the import; the error is about the import as a whole.
+// does not end the import, unless StopOnError is set; the error is about the
+// import as a whole.
 //
 // A line whose answer was lost is sent again. That does no harm, because it
 // puts the same document again, unless another writer put a newer one in between.
@@ -126,11 +134,15 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 }
 
 // importRequest is the request of an import; its body is in the lines.
-func importRequest(coll, endpoint string) *request {
-	return &request{
+func importRequest(coll, endpoint string, stopOnError bool) *request {
+	r := &request{
 		method: http.MethodPost, path: path("collections", coll, "import"), contentType: wire.TypeNDJSON,
-		kind: kindWrite, resumes: true, pin: endpoint,
+		kind: kindWrite, resumes: true, pin: endpoint, stopOnError: stopOnError,
 	}
+	if stopOnError {
+		r.query = url.Values{wire.ParamStopOnError: {"true"}}
+	}
+	return r
 }
 
 // importAll cuts what next brings into requests, one after the other, so that
@@ -142,15 +154,19 @@ func (c *Client) importAll(ctx context.Context, coll string, o ImportOptions, ne
 	if o.MaxBytes < 1 || o.MaxLines < 1 || o.MaxResumes < 1 {
 		return sum, errors.New("client: ImportOptions must not be negative")
 	}
-	req := importRequest(coll, o.Endpoint)
+	req := importRequest(coll, o.Endpoint, o.StopOnError)
 	var (
 		chunk   lines
 		numbers []int
 		size    int
+		stopped bool // by a refused line, which is LastLine
 	)
 	flush := func() error {
 		resumes, err := c.core.sendLines(ctx, req, o.MaxResumes, chunk, func(i int, res wire.ImportResult) error {
 			res.Line = numbers[i]
+			if !stopped {
+				sum.LastLine, stopped = res.Line, o.StopOnError && !applied(res)
+			}
 			return sum.add(res, o.OnResult)
 		})
 		sum.Resumes += resumes
@@ -158,6 +174,9 @@ func (c *Client) importAll(ctx context.Context, coll string, o ImportOptions, ne
 		var own *callbackError
 		if errors.As(err, &own) {
 			return own.err
+		}
+		if stopped && err != nil {
+			return fmt.Errorf("line %d: %w", sum.LastLine, err)
 		}
 		return err
 	}
@@ -187,8 +206,7 @@ func (c *Client) importAll(ctx context.Context, coll string, o ImportOptions, ne
 // add counts an answer and shows it to the caller.
 func (s *ImportSummary) add(res wire.ImportResult, fn func(wire.ImportResult) error) error {
 	s.Lines++
-	s.LastLine = res.Line
-	if res.Status >= 200 && res.Status < 300 {
+	if applied(res) {
 		s.Applied++
 	} else {
 		s.Failed++
@@ -198,6 +216,9 @@ func (s *ImportSummary) add(res wire.ImportResult, fn func(wire.ImportResult) er
 	}
 	return fn(res)
 }
+
+// applied says whether the line of that answer was applied.
+func applied(res wire.ImportResult) bool { return res.Status >= 200 && res.Status < 300 }
 
 func orInt(v *int, def int) {
 	if *v == 0 {

@@ -130,6 +130,39 @@ func TestImportGoesOnPastRefusedDocuments(t *testing.T) {
 	}
 }
 
+func TestImportStopsAtARefusedDocument(t *testing.T) {
+	for name, rest := range map[string]string{
+		"the rest is answered":  `{"line":3,"id":"d3","status":201,"revision":2}` + "\n" + `{"done":true,"status":422,"code":"invalid_field","last_line":2,"applied":2,"failed":1}` + "\n",
+		"the import ended":      `{"done":true,"status":422,"code":"invalid_field","last_line":2,"applied":1,"failed":1}` + "\n",
+		"the connection breaks": `{"li`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newFakeCluster(t, 1)
+			c.setHook(func(_ *fakeNode, w http.ResponseWriter, r *http.Request, _ []byte) bool {
+				if r.URL.Query().Get(wire.ParamStopOnError) != "true" {
+					t.Errorf("asked %s", r.URL)
+				}
+				_, _ = io.ReadAll(r.Body)
+				fmt.Fprintf(w, `{"line":1,"id":"d1","status":201,"revision":1}`+"\n")
+				fmt.Fprintf(w, `{"line":2,"id":"d2","status":422,"code":"invalid_field","detail":"as told","outcome":"not_applied"}`+"\n%s", rest)
+				return true
+			})
+			var got []wire.ImportResult
+			sum, err := c.client(nil).Import(t.Context(), "c", strings.NewReader("\n"+ndjson(9)), ImportOptions{StopOnError: true, MaxLines: 3, OnResult: collect(&got)})
+			if CodeOf(err) != wire.CodeInvalidField || OutcomeUnknown(err) || !strings.Contains(err.Error(), `line 3`) || !strings.Contains(err.Error(), `"d2"`) {
+				t.Fatalf("error %v", err)
+			}
+			// One line of the input is empty. What is behind the refused one counts, but is not covered.
+			if sum.LastLine != 3 || sum.Failed != 1 || sum.Lines != len(got) || sum.Applied != len(got)-1 || c.imports() != 1 {
+				t.Fatalf("summary %+v, %d answers, %d requests", sum, len(got), c.imports())
+			}
+			if answered := strings.Contains(rest, `"d3"`); answered != (len(got) == 3) {
+				t.Errorf("%d answers", len(got))
+			}
+		})
+	}
+}
+
 func TestImportWaitsForALineThatCantBeTakenNow(t *testing.T) {
 	for _, code := range []wire.Code{wire.CodeNoLeader, wire.CodeOverloaded, wire.CodeOutcomeUnknown, wire.CodeWriteConflict} {
 		c := newFakeCluster(t, 2)

@@ -51,7 +51,8 @@ func (e *callbackError) Unwrap() error { return e.err }
 
 // sendLines imports the lines and calls fn with the answer of each, in order,
 // once. It returns how often it resumed, and an error if there are lines
-// without an answer: an *Error, or what fn returned.
+// without an answer, or one that the request stops at: an *Error, or what fn
+// returned.
 func (c *core) sendLines(ctx context.Context, r *request, maxResumes int, l lines, fn func(i int, res wire.ImportResult) error) (resumes int, err error) {
 	if c.isClosed() {
 		return 0, ErrClosed
@@ -146,11 +147,33 @@ func (c *core) importAttempt(ctx context.Context, ep *endpoint, r *request, l li
 			return n, nil, &callbackError{err}
 		}
 		n++
+		if r.stopOnError && !applied(res) {
+			return c.stoppedAttempt(r, ep, in, watchdog, l, n, res, fn)
+		}
 	}
 	// The rest is the summary; reading it lets the connection be used again.
 	_, _ = io.Copy(io.Discard, io.LimitReader(in, maxResultLine))
 	(&trial{c: c, r: r}).succeeded(ep, metaOf(&answer{header: resp.Header}, nil, ep, 1))
 	return n, nil, nil
+}
+
+// stoppedAttempt ends an attempt at a refused line. The node still answers the
+// lines behind it that were under way; what became of those without an answer
+// is not known.
+func (c *core) stoppedAttempt(r *request, ep *endpoint, in *bufio.Reader, watchdog *time.Timer, l lines, n int, refused wire.ImportResult, fn func(int, wire.ImportResult) error) (int, *failure, error) {
+	for ; n < len(l); n++ {
+		res, err := readResult(in)
+		if err != nil || res.Done || res.Line != n+1 {
+			break
+		}
+		watchdog.Reset(c.opts.Timeout)
+		if err := fn(n, res); err != nil {
+			return n, nil, &callbackError{err}
+		}
+	}
+	return n, nil, &Error{Method: r.method, Path: r.path, Endpoint: ep.url, Status: refused.Status, Problem: wire.Problem{
+		Status: refused.Status, Code: wire.Code(refused.Code), Detail: fmt.Sprintf("%s (document %q)", refused.Detail, refused.ID), Outcome: refused.Outcome,
+	}}
 }
 
 var errStalled = errors.New("client: the import got no answer in time")

@@ -19,7 +19,7 @@ const (
 	ParamCursor         = "cursor"
 	ParamOrder          = "order"
 	ParamModel          = "model"          // of a raw vector
-	ParamStopOnError    = "stop_on_error"  // import: end at the first line that fails
+	ParamStopOnError    = "stop_on_error"  // import: begin no line behind one that is refused
 	ParamForce          = "force"          // removal of a member: though no quorum is left
 	ParamRate           = "mib_per_second" // of a verification
 	// ParamMetadataPrefix begins a filter on a top-level field of the metadata.

@@ -236,8 +236,12 @@ type BatchResult struct {
 // ImportResult is one line of the answer of POST …/import, in the order of
 // the lines of the request. A line with Status 2xx is durable. The last line of
 // the answer has Done set: LastLine is the last line of the request up to
-// which every line has an answer; a client that lost the connection resumes
-// behind the last answer it saw.
+// which every line is applied or refused for a fault of its own. Who resumes
+// sends what is behind it again. Lines behind it may be answered as well, and
+// applied, and Applied and Failed count them: a line that met a trouble of the
+// node (5xx, rate_limited, write_conflict) is not covered, nor what lies behind
+// it; with stop_on_error, a refused line is the last one covered. A client that
+// lost the connection resumes by the same rule, with the answers it saw.
 type ImportResult struct {
 	Line     int    `json:"line,omitempty"`
 	ID       string `json:"id,omitempty"`
