@@ -74,37 +74,54 @@ func created(o *Op, seen *Seen) string {
 // CheckLimits checks reads of the limits: each shows what was set last up to its
 // index, or later, because limits are shown as they are now.
 func CheckLimits(ops, reads []*Op) (checked int, found []Violation) {
-	var sets []*Op
+	sets, acked := map[string]*Op{}, []uint64{}
 	for _, o := range ops {
-		if o.Kind == KindLimits && (o.Outcome == OK || o.Outcome == Unknown) {
-			sets = append(sets, o)
+		if o.Kind != KindLimits || o.Outcome != OK && o.Outcome != Unknown {
+			continue
+		}
+		sets[o.Token] = o
+		if o.Outcome == OK {
+			acked = append(acked, o.Index)
 		}
 	}
+	slices.Sort(acked)
 	for _, r := range reads {
 		if r.Kind != KindLimitsRead || r.Outcome != OK {
 			continue
 		}
 		checked++
-		last, shown := uint64(0), ""
-		if r.Seen != nil {
-			shown = r.Seen.Title
+		last := uint64(0)
+		if i, exact := slices.BinarySearch(acked, r.Index); exact {
+			last = r.Index
+		} else if i > 0 {
+			last = acked[i-1]
 		}
-		for _, o := range sets {
-			if o.Outcome == OK && o.Index <= r.Index {
-				last = max(last, o.Index)
-			}
-		}
-		made := func(o *Op) bool {
-			return o.Token == shown && o.Call < r.Return && (o.Outcome == Unknown || o.Index >= last)
-		}
-		switch {
-		case r.Seen != nil && r.Seen.Damage != "":
-			found = append(found, violation("limits", "", "read #%d at %s: %s", r.ID, r.Node, r.Seen.Damage))
-		case r.Seen == nil && last > 0 || r.Seen != nil && !slices.ContainsFunc(sets, made):
-			found = append(found, violation("limits", "", "read #%d (%s, at %s, index %d) shows %q; the limits were set at %d", r.ID, r.Level, r.Node, r.Index, shown, last))
+		if problem := limitsShow(r, last, sets); problem != "" {
+			found = append(found, violation("limits", "", "read #%d (%s, at %s, index %d): %s", r.ID, r.Level, r.Node, r.Index, problem))
 		}
 	}
 	return checked, found
+}
+
+// limitsShow says what is wrong with a read of the limits, which were set by an
+// acknowledged call at last, if not at 0.
+func limitsShow(r *Op, last uint64, sets map[string]*Op) string {
+	if r.Seen == nil {
+		if last > 0 {
+			return describe("there are none, and they were set at %d", last)
+		}
+		return ""
+	}
+	o := sets[r.Seen.Title]
+	switch {
+	case r.Seen.Damage != "":
+		return r.Seen.Damage
+	case o == nil || o.Call >= r.Return:
+		return describe("they are %s, which nobody has set", r.Seen.Title)
+	case o.Outcome == OK && o.Index < last:
+		return describe("they are %s of %d, and were set at %d again", r.Seen.Title, o.Index, last)
+	}
+	return ""
 }
 
 // CheckQueueReads checks that each read of a queue shows exactly what the calls
