@@ -37,6 +37,9 @@ type identityRecord struct {
 	// Pending are the voters that this node, which claimed the cluster, must
 	// bootstrap Raft with. Set with Founder, cleared with it.
 	Pending []claimServer `json:"pending,omitempty"`
+	// LogLost says that this node's log was gone at a start, and that no leader
+	// has taken it in since: it has no vote.
+	LogLost bool `json:"log_lost,omitempty"`
 	// Diverged says that this node's state is not that of the majority. It is
 	// cleared by nothing but Recover: only an empty directory begins anew.
 	Diverged *divergence `json:"diverged,omitempty"`

@@ -134,6 +134,11 @@ func (n *Node) join(ctx context.Context, cluster string, members []contract.Iden
 		if err := n.pin(cluster, false); err != nil {
 			return err
 		}
+		if n.identity.record().LogLost { // the leader has taken the vote away
+			if err := n.identity.update(func(r *identityRecord) { r.LogLost = false }); err != nil {
+				return err
+			}
+		}
 		n.log.Info("taken in by the cluster", "cluster", cluster, "by", m.NodeID)
 		return n.startRaft()
 	}

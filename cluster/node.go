@@ -237,8 +237,8 @@ func (n *Node) begin(ctx context.Context, hasState bool, watch *joinWatch) (err 
 }
 
 // hasRaftState says whether there is something of Raft here. The library takes
-// a term for it; a node that was wiped and kept its term is to be taken in
-// again all the same (M2).
+// a term for it, or a snapshot; a node that lost its log and kept those is to be
+// taken in again all the same (M2).
 func (n *Node) hasRaftState() (bool, error) {
 	has, err := raft.HasExistingState(n.logs, n.stable, n.p.Snapshots)
 	if err != nil {
@@ -248,9 +248,17 @@ func (n *Node) hasRaftState() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if rec := n.identity.record(); has && wiped(rec, s) {
-		n.log.Warn("log, snapshots and state are gone, the node's identity is not: it asks the cluster to take it in again, and has no vote until then",
-			"cluster", rec.ClusterID)
+	rec := n.identity.record()
+	if n.p.LogCreated && rec.ClusterID != "" && !rec.Founder && !rec.LogLost {
+		// On disk, because the next start finds the log that this one made.
+		if err := n.identity.update(func(r *identityRecord) { r.LogLost = true }); err != nil {
+			return false, err
+		}
+		rec = n.identity.record()
+	}
+	if wiped(rec, s) {
+		n.log.Warn("this node's log is gone, its identity is not: it asks the cluster to take it in again, and has no vote until then",
+			"cluster", rec.ClusterID, "snapshot", s.Snapshot, "state", s.Applied)
 		return false, nil
 	}
 	return has, nil

@@ -76,7 +76,9 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 	if err != nil {
 		return err
 	}
-	if wiped(id.record(), s) {
+	lost := id.record()
+	lost.LogLost = false // the snapshot, if there is one, is better than nothing
+	if wiped(lost, s) {
 		return fmt.Errorf("cluster: recover: node %s has no log, no snapshot and no state of cluster %s: there is nothing to recover from; start it with --join, and it is taken in again", o.NodeID, id.clusterID())
 	}
 	say("node %s of cluster %s: state at %d, snapshot at %d, log %d to %d", o.NodeID, id.clusterID(), s.Applied, s.Snapshot, s.First, s.Last)
@@ -109,10 +111,10 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 	if err := raft.RecoverCluster(conf, p.StateMachine, p.Log, stable, p.Snapshots, trans, c); err != nil {
 		return fmt.Errorf("cluster: recover: %w", err)
 	}
+	if err := id.update(func(r *identityRecord) { r.Diverged, r.LogLost = nil, false }); err != nil {
+		return err
+	}
 	if diverged != nil {
-		if err := id.update(func(r *identityRecord) { r.Diverged = nil }); err != nil {
-			return err
-		}
 		say("this node had diverged: its state is the cluster's from now on")
 	}
 	applied, _ := p.StateMachine.Applied()

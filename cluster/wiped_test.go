@@ -72,6 +72,50 @@ func TestAVoterThatLostAllButItsVotesHasNoVote(t *testing.T) {
 	}
 }
 
+// A snapshot that is left says nothing of what was acknowledged after it.
+func TestAVoterThatLostItsLogBehindASnapshotHasNoVote(t *testing.T) {
+	c := newTestCluster(t)
+	c.three()
+	c.founded()
+	loser := c.follower()
+	c.write("d", "in the snapshot")
+	eventually(t, "it has a snapshot", func() error {
+		_, err := loser.Snapshot(t.Context())
+		return err
+	})
+	c.write("d", "acknowledged")
+	stopped := c.running()
+	for _, n := range stopped {
+		c.stop(n.id)
+	}
+	if err := os.Remove(filepath.Join(loser.dir, "log.db")); err != nil {
+		t.Fatal(err)
+	}
+	loser.sm = newMachine()
+	for start := range 2 { // the second finds the log that the first made
+		c.parts = func(id string, p *Parts) { p.LogCreated = id == loser.id && start == 0 }
+		c.start(loser.id, 3, "n1", "n2", "n3")
+		if loser.raft.Load() != nil {
+			t.Fatalf("start %d: it takes part in elections", start)
+		}
+		c.stop(loser.id)
+	}
+	for _, n := range stopped {
+		c.start(n.id, 3, "n1", "n2", "n3")
+	}
+	c.voters("n1,n2,n3", "")
+	c.allReady()
+	if loser.identity.record().LogLost {
+		t.Error("it was taken in, and does not know")
+	}
+	eventually(t, "it has everything", func() error {
+		if got := loser.sm.title("d"); got != "acknowledged" {
+			return errors.New(got)
+		}
+		return nil
+	})
+}
+
 // The same node alone can't be told from one whose cluster is elsewhere.
 func TestTheOnlyNodeThatLostItsDataDoesNotBeginAnew(t *testing.T) {
 	c := newTestCluster(t)

@@ -57,7 +57,7 @@ func TestAVoterThatLostLogAndStateElectsNobody(t *testing.T) {
 	loser.Start()
 	away.Start()
 	proctest.Eventually(t, 30*time.Second, "the loser says what it lost", func() error {
-		if !strings.Contains(loser.Log(), "log, snapshots and state are gone") {
+		if !strings.Contains(loser.Log(), "this node's log is gone") {
 			return errNot
 		}
 		return nil
@@ -108,6 +108,21 @@ func TestLostVotesAndBadAddressesAreRefused(t *testing.T) {
 	n.Start()
 	n.WaitReady()
 	readAll(t, n, []document{written})
+}
+
+// A snapshot is left, but not what was acknowledged after it. The second start
+// finds the log that the first one made.
+func TestALostLogBehindASnapshotIsNoticed(t *testing.T) {
+	skipIfShort(t)
+	n := lonely(t)
+	first := put(n, "first", "first")
+	fill(t, []*proctest.Node{n}, "later", 200)
+	waitTruncated(t, n, first.index)
+	n.Stop()
+	lose(t, n, "state", "log")
+	for range 2 {
+		wantText(t, refusedStart(t, n), "lost its log", "--join")
+	}
 }
 
 // A node of a cluster is started once without --join on an empty directory, and

@@ -165,12 +165,16 @@ func (s *server) startCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	existing, err := s.dir.existingLog()
+	if err != nil {
+		return err
+	}
 	log, err := s.dir.openLogWith(s.config.LogStore, logOptions)
 	if err != nil {
 		return err
 	}
 	parts := cluster.Parts{
-		StateMachine: s.fsm, Snapshots: s.snapshots, Log: log, Discover: discoverer(),
+		StateMachine: s.fsm, Snapshots: s.snapshots, Log: log, LogCreated: existing == "", Discover: discoverer(),
 		Pressure:  func() (float64, string) { return pressure(s.store) },
 		MemoryLow: memoryGate(s.memoryLimit()),
 		DiskFree:  s.dir.free,
