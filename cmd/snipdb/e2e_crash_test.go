@@ -91,10 +91,15 @@ func TestLeaderKilledUnderLoadLosesNothing(t *testing.T) {
 	slices.Sort(gaps)
 	limit := 3 * proctest.Election
 	t.Logf("time without a leader: median %v, worst %v; 3 × election timeout is %v", gaps[len(gaps)/2], gaps[len(gaps)-1], limit)
-	// A vote that is split costs one more round, which no timer can rule out;
-	// two of five would be a fault.
+	// A vote that is split costs one more round, of one to two election timeouts,
+	// which no timer can rule out; two of five would be a fault. On a machine that
+	// is busy with other things the worst may take some rounds: its bound is for a
+	// cluster that finds no leader, and not for one that is slow.
 	if second := gaps[len(gaps)-2]; second > limit {
 		t.Errorf("two of %d elections took longer than %v: %v", crashKills, limit, gaps)
+	}
+	if worst := gaps[len(gaps)-1]; worst > 5*limit {
+		t.Errorf("an election took longer than %v: %v", 5*limit, gaps)
 	}
 }
 
