@@ -16,11 +16,18 @@ func TestTheOnlyVoterOfAForeignClusterDoesNotStart(t *testing.T) {
 	c.start("n1", 0)
 	c.start("n3", 0)
 	c.allReady()
-	c.stop("n3")
-	_, err := c.open("n3", 3, "n1", "n2", "n3")
-	for _, want := range []string{"this node belongs to cluster " + c.nodes["n3"].ClusterID(), "the join addresses to " + c.nodes["n1"].ClusterID(), "n1 at test://n1", "empty the data directory"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("no %q in: %v", want, err)
+	for _, founded := range []bool{false, true} { // two ways into Raft
+		if founded {
+			c.start("n3", 0)
+			c.allReady()
+			c.founded()
+		}
+		c.stop("n3")
+		_, err := c.open("n3", 3, "n1", "n2", "n3")
+		for _, want := range []string{"this node belongs to cluster " + c.nodes["n3"].ClusterID(), "the join addresses to " + c.nodes["n1"].ClusterID(), "n1 at test://n1", "empty the data directory"} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("founded %v: no %q in: %v", founded, want, err)
+			}
 		}
 	}
 }
