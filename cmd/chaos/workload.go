@@ -210,10 +210,9 @@ func (w *worker) begin(kind, key string) *Op {
 	return &Op{Client: w.id, Kind: kind, Key: key, Call: w.load.history.Now()}
 }
 
-// finishBatch does what finish does for a batch, of which each operation is one
-// of ops or comes behind all that may be refused. One may be refused; of the
-// others it is only known then that they were not applied. results takes in
-// what the batch answered, if it was applied.
+// finishBatch does what finish does for a batch. If one operation was refused, it
+// is only known of the others that they were not applied; ops are then all
+// operations in their order. results takes in what an applied batch answered.
 func (w *worker) finishBatch(meta client.Meta, err error, results func(), ops ...*Op) {
 	w.ended(meta, err, ops...)
 	if err == nil {
