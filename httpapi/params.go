@@ -223,7 +223,11 @@ func (c *call) consistency() (contract.Consistency, error) {
 // checkCluster compares the cluster that the client's index is of.
 func (c *call) checkCluster() error {
 	want, ok := c.param(wire.ParamClusterID)
-	if own := c.s.backend.ClusterID(); ok && want != own {
+	own := c.s.backend.ClusterID()
+	switch {
+	case ok && own == "":
+		return contract.ErrNotReady // it is of no cluster yet, so not of another one
+	case ok && want != own:
 		return badRequest(wire.CodeWrongCluster, wire.ParamClusterID, "the request is for cluster %.80q, this node is of %q", want, own)
 	}
 	return nil
