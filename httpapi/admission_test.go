@@ -21,7 +21,7 @@ import (
 // waitFor polls until the condition holds.
 func waitFor(tb testing.TB, what string, condition func() bool) {
 	tb.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for !condition() {
 		if time.Now().After(deadline) {
 			tb.Fatalf("waited too long for: %s", what)
