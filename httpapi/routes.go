@@ -26,6 +26,9 @@ type route struct {
 	// Params are the query parameters beside those that all routes of the
 	// same way of serving take. A name that ends in "." is a prefix.
 	Params []string
+	// LaterParams are those of Params that the route did not take from the
+	// beginning. Where one is absent, the request's hash is as it was without it.
+	LaterParams []string
 
 	// Read is served from a view of this node's state.
 	Read func(c *call, v View) (*reply, error)
@@ -93,7 +96,7 @@ var routes = []route{
 	{Method: http.MethodPatch, Path: pathSnippet, Class: classWrite, Types: jsonOnly, MaxBody: maxCommandBody, Conditional: true, Write: patchSnippet},
 	{Method: http.MethodDelete, Path: pathSnippet, Class: classWrite, Conditional: true, Write: deleteSnippet},
 	{Method: http.MethodPut, Path: pathDoc + "/embeddings", Class: classWrite, Types: jsonOrVector, MaxBody: maxCommandBody, Conditional: true,
-		Params: []string{wire.ParamModel}, Write: putEmbeddings},
+		Params: []string{wire.ParamModel}, LaterParams: []string{wire.ParamModel}, Write: putEmbeddings},
 	{Method: http.MethodPost, Path: pathBatch, Class: classWrite, Types: jsonOnly, MaxBody: maxCommandBody, Write: postBatch},
 	{Method: http.MethodPost, Path: pathCollection + "/import", Class: classBulk, Types: []string{wire.TypeNDJSON}, MaxBody: maxImportLine,
 		Params: []string{wire.ParamStopOnError}, Stream: postImport},
