@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -137,19 +138,31 @@ func proposeError(err error) error {
 	return &contract.OutcomeUnknownError{Cause: err}
 }
 
-// prepareVectors reads the collection from this node's own state, which may be
-// behind; what it finds wrong there the state machine would find as well, or
-// answers METRIC_CONFLICT. A write with an idempotency key may be a replay, and
-// then what the collection is by now does not matter: only the state machine,
-// which looks at the key first, may refuse it.
+// prepareVectors cuts up raw vectors and scales all of them as the collection
+// asks. It reads this node's own state, which may be behind, also at a leader:
+// a new one has not applied all that was acknowledged before, and one that was
+// replaced may not know it. If the metric changed, the state machine answers
+// METRIC_CONFLICT; but what does not fit here never gets there, so it is
+// refused by a state that is not behind.
 func (s *Server) prepareVectors(ctx context.Context, w *write) error {
-	level := contract.Local
 	switch {
 	case w.raw != nil:
-		level = contract.Linearizable // what it is cut up by must not be behind
+		return s.prepareFrom(ctx, w, contract.Linearizable)
 	case len(w.vectors.slots) == 0:
 		return nil
 	}
+	err := s.prepareFrom(ctx, w, contract.Local)
+	var misfit *requestError
+	if errors.As(err, &misfit) {
+		return s.prepareFrom(ctx, w, contract.Linearizable)
+	}
+	return err
+}
+
+// prepareFrom does it with a state of that level. A write with an idempotency
+// key may be a replay, and then what the collection is by now does not matter:
+// only the state machine, which looks at the key first, may refuse it.
+func (s *Server) prepareFrom(ctx context.Context, w *write, level contract.Level) error {
 	view, _, err := s.backend.View(ctx, contract.Consistency{Level: level})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%w: %w", contract.ErrExpired, err)
@@ -202,11 +215,16 @@ func (c *call) admit() error {
 // requestHash tells a repeated request from another one under the same key.
 // Each part has its length in front, so that two requests never hash the
 // same bytes. What does not change the meaning (timeout, redirect) is left out.
+// It is stored with the key, so it must not change from release to release: a
+// request that is repeated during an upgrade would be taken for another one.
 func (c *call) requestHash(body []byte) []byte {
 	r := c.g.Request
 	parts := []string{r.Method, r.URL.EscapedPath()}
 	for _, name := range c.route.Params {
-		value, _ := c.param(name)
+		value, given := c.param(name)
+		if !given && slices.Contains(c.route.LaterParams, name) {
+			continue
+		}
 		parts = append(parts, name, value)
 	}
 	parts = append(parts, r.Header.Get("If-Match"), r.Header.Get("If-None-Match"), c.mediaType())

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -92,6 +93,52 @@ func TestAReplayDoesNotLookAtTheCollection(t *testing.T) {
 	}
 	if after := string(n.dump()); after != before {
 		t.Errorf("something was changed:\n%s\n%s", before, after)
+	}
+}
+
+// A new leader may not have applied yet what was acknowledged before: what does
+// not fit its state may fit the cluster's.
+func TestAStateThatIsBehindRefusesNoVector(t *testing.T) {
+	n := startNode(t, nil)
+	n.want(t, 201, nil, "PUT", "/v1/collections/c", `{"dimension":3}`)
+	dimension := func(d int) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.state = n.state.clone()
+		n.state.collections["c"].Dimension = d
+	}
+	var levels []contract.Level
+	n.onView = func(_ context.Context, c contract.Consistency) error {
+		if levels = append(levels, c.Level); c.Level == contract.Linearizable {
+			dimension(2)
+		}
+		return nil
+	}
+	const path = "/v1/collections/c/docs/d"
+	n.want(t, 201, nil, "PUT", path, `{"snippets":[{"content":"x","vector":[3,4]}]}`)
+	if want := []contract.Level{contract.Local, contract.Linearizable}; !slices.Equal(levels, want) {
+		t.Errorf("read at %v, want %v", levels, want)
+	}
+	// What fits costs no round, and what fits nowhere is told with its field.
+	levels = nil
+	n.want(t, 200, nil, "PUT", path, `{"snippets":[{"content":"x","vector":[5,12]}]}`)
+	if want := []contract.Level{contract.Local}; !slices.Equal(levels, want) {
+		t.Errorf("read at %v, want %v", levels, want)
+	}
+	p := n.want(t, 422, nil, "PUT", path, `{"snippets":[{"content":"x","vector":[1,2,3]}]}`).problem(t)
+	if p.Code != wire.CodeDimensionMismatch || p.Field != "snippets[0].vector" {
+		t.Errorf("%+v", p)
+	}
+	// A leader that can't tell whether it is one still does not refuse it for good.
+	n.onView = func(_ context.Context, c contract.Consistency) error {
+		if c.Level == contract.Linearizable {
+			return contract.ErrNoLeader
+		}
+		return nil
+	}
+	p = n.want(t, 503, nil, "PUT", path, `{"snippets":[{"content":"x","vector":[1,2,3]}]}`).problem(t)
+	if p.Code != wire.CodeNoLeader || p.Outcome != contract.OutcomeNotApplied {
+		t.Errorf("%+v", p)
 	}
 }
 
