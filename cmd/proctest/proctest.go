@@ -26,16 +26,19 @@ import (
 )
 
 // The timers that tests use in place of the defaults, so that a leader is
-// found in a second or two. They are long enough for two busy cores.
+// found in a few seconds. They are long enough for two cores that other
+// programs keep busy as well: a leader that waits for half a second for its
+// turn, or for its disk, stays the leader, and most tests write without the
+// patience of a client.
 //
 // A voter refuses to vote while it believes in the old leader, for one to two
 // heartbeat timeouts; a candidate that was refused waits one to two election
 // timeouts. With a heartbeat timeout of half the election timeout both together
 // are at most three election timeouts.
 const (
-	Heartbeat = 500 * time.Millisecond
+	Heartbeat = 800 * time.Millisecond
 	Election  = 2 * Heartbeat
-	Lease     = 300 * time.Millisecond
+	Lease     = 600 * time.Millisecond
 )
 
 // The longest that the harness waits: for a process to end, and for a cluster
