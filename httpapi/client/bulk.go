@@ -122,7 +122,7 @@ func (c *Client) NewBulkWriter(coll string, o BulkOptions) (*BulkWriter, error) 
 	if o.MaxBytes < 1 || o.MaxCount < 1 || o.MaxInFlight < 1 || o.MaxResumes < 1 || o.Linger < 0 {
 		return nil, errors.New("client: BulkOptions must not be negative")
 	}
-	b := &BulkWriter{c: c, o: o, req: importRequest(coll, "", false), ids: map[string]chan struct{}{}, changed: make(chan struct{})}
+	b := &BulkWriter{c: c, o: o, req: importRequest(c.session, coll, "", false), ids: map[string]chan struct{}{}, changed: make(chan struct{})}
 	b.ctx, b.stop = context.WithCancel(c.core.ctx)
 	return b, nil
 }

@@ -50,6 +50,9 @@ type request struct {
 	resumes bool
 	// stopOnError says that the first refused line of an import ends it.
 	stopOnError bool
+	// session is what the answers of an import's lines are shown to; nil for
+	// none. Other calls show theirs in do.
+	session *sessionState
 	// once forbids retries.
 	once bool
 	// also is a status that is an answer beside 2xx, 0 for none.

@@ -134,10 +134,10 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 }
 
 // importRequest is the request of an import; its body is in the lines.
-func importRequest(coll, endpoint string, stopOnError bool) *request {
+func importRequest(session *sessionState, coll, endpoint string, stopOnError bool) *request {
 	r := &request{
 		method: http.MethodPost, path: path("collections", coll, "import"), contentType: wire.TypeNDJSON,
-		kind: kindWrite, resumes: true, pin: endpoint, stopOnError: stopOnError,
+		kind: kindWrite, resumes: true, pin: endpoint, stopOnError: stopOnError, session: session,
 	}
 	if stopOnError {
 		r.query = url.Values{wire.ParamStopOnError: {"true"}}
@@ -154,7 +154,7 @@ func (c *Client) importAll(ctx context.Context, coll string, o ImportOptions, ne
 	if o.MaxBytes < 1 || o.MaxLines < 1 || o.MaxResumes < 1 {
 		return sum, errors.New("client: ImportOptions must not be negative")
 	}
-	req := importRequest(coll, o.Endpoint, o.StopOnError)
+	req := importRequest(c.session, coll, o.Endpoint, o.StopOnError)
 	var (
 		chunk   lines
 		numbers []int

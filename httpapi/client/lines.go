@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/snipdb/snipdb/httpapi/wire"
@@ -143,12 +144,15 @@ func (c *core) importAttempt(ctx context.Context, ep *endpoint, r *request, l li
 		if fail := resultFailure(r, ep, resp, res, n+1); fail != nil {
 			return n, fail, nil
 		}
+		if err := observeLine(r, ep, resp, res); err != nil {
+			return n, nil, err
+		}
 		if err := fn(n, res); err != nil {
 			return n, nil, &callbackError{err}
 		}
 		n++
 		if r.stopOnError && !applied(res) {
-			return c.stoppedAttempt(r, ep, in, watchdog, l, n, res, fn)
+			return c.stoppedAttempt(r, ep, resp, in, watchdog, l, n, res, fn)
 		}
 	}
 	// The rest is the summary; reading it lets the connection be used again.
@@ -157,16 +161,31 @@ func (c *core) importAttempt(ctx context.Context, ep *endpoint, r *request, l li
 	return n, nil, nil
 }
 
+// observeLine shows the revision that a line has made to the session, before
+// the caller hears of it. The index in the header is that of the start.
+func observeLine(r *request, ep *endpoint, resp *http.Response, res wire.ImportResult) error {
+	if r.session == nil || !applied(res) {
+		return nil
+	}
+	header := http.Header{}
+	header.Set(wire.HeaderCluster, resp.Header.Get(wire.HeaderCluster))
+	header.Set(wire.HeaderIndex, strconv.FormatUint(res.Revision, 10))
+	return observe(r.session, r, &answer{status: res.Status, header: header}, nil, ep, 1)
+}
+
 // stoppedAttempt ends an attempt at a refused line. The node still answers the
 // lines behind it that were under way; what became of those without an answer
 // is not known.
-func (c *core) stoppedAttempt(r *request, ep *endpoint, in *bufio.Reader, watchdog *time.Timer, l lines, n int, refused wire.ImportResult, fn func(int, wire.ImportResult) error) (int, *failure, error) {
+func (c *core) stoppedAttempt(r *request, ep *endpoint, resp *http.Response, in *bufio.Reader, watchdog *time.Timer, l lines, n int, refused wire.ImportResult, fn func(int, wire.ImportResult) error) (int, *failure, error) {
 	for ; n < len(l); n++ {
 		res, err := readResult(in)
 		if err != nil || res.Done || res.Line != n+1 {
 			break
 		}
 		watchdog.Reset(c.opts.Timeout)
+		if err := observeLine(r, ep, resp, res); err != nil {
+			return n, nil, err
+		}
 		if err := fn(n, res); err != nil {
 			return n, nil, &callbackError{err}
 		}

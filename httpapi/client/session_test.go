@@ -118,6 +118,36 @@ func TestASessionAsksForWhatItHasSeen(t *testing.T) {
 	}
 }
 
+// The lines of an import and of a bulk writer are writes of the session, and
+// the session knows of each before the caller does.
+func TestASessionSeesItsImports(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	s := c.client(nil).NewSession()
+	lines := 0
+	if _, err := s.Import(t.Context(), "c", strings.NewReader(ndjson(5)), ImportOptions{OnResult: func(res wire.ImportResult) error {
+		lines++
+		if res.Revision == 0 || s.Index() != res.Revision {
+			return fmt.Errorf("the session is at %d, the line at %d", s.Index(), res.Revision)
+		}
+		return nil
+	}}); err != nil || lines != 5 || s.Cluster() != "c1" {
+		t.Fatalf("%d lines, cluster %q: %v", lines, s.Cluster(), err)
+	}
+	before := s.Index()
+	w, err := s.NewBulkWriter("c", BulkOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := content("x")
+	doc.ID = "bulk"
+	if err := w.Put(t.Context(), doc); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(t.Context()); err != nil || s.Index() <= before {
+		t.Fatalf("the session is at %d after a bulk write, was at %d: %v", s.Index(), before, err)
+	}
+}
+
 func TestASessionNoticesAnotherCluster(t *testing.T) {
 	for name, step := range map[string]func(s *Session) error{
 		"a read":  func(s *Session) error { _, _, err := s.GetDocument(t.Context(), "c", "d"); return err },
