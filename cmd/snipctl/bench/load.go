@@ -95,9 +95,13 @@ func (l Load) Run(ctx context.Context, job Job, missed Missed) (Starts, time.Dur
 	return starts, elapsed
 }
 
-// dueAfter is when job n of an open loop is due, counted from its begin.
+// never is later than any load ends.
+const never = 100 * 365 * 24 * time.Hour
+
+// dueAfter is when job n of an open loop is due, counted from its begin. At a
+// very low rate that is more than a Duration holds.
 func (l Load) dueAfter(n int64) time.Duration {
-	return time.Duration(float64(n) / l.Rate * float64(time.Second))
+	return time.Duration(min(float64(n)/l.Rate*float64(time.Second), float64(never)))
 }
 
 // dueBefore is how many jobs of an open loop are due before its end; an end of

@@ -51,10 +51,20 @@ func TestDueBefore(t *testing.T) {
 		{3, 0, time.Second + time.Millisecond, 4},
 		{0.1, 0, time.Second, 1},
 		{1e6, 0, time.Second, 1_000_000},
+		{1e-11, 10, time.Second, 1}, // the second is due in three thousand years
+		{5e-324, 10, time.Second, 1},
 	} {
 		if got := (Load{Rate: c.rate, Jobs: c.jobs}).dueBefore(c.end); got != c.want {
 			t.Errorf("at %g/s, %d jobs, until %s: %d are due, want %d", c.rate, c.jobs, c.end, got, c.want)
 		}
+	}
+}
+
+func TestAnOpenLoopOfHardlyAnythingEnds(t *testing.T) {
+	load := Load{Workers: 2, Jobs: 3, Duration: 10 * time.Millisecond, Rate: 1e-11}
+	starts, _ := load.Run(t.Context(), func(context.Context, int, int64, time.Time) {}, nil)
+	if starts.Due != 1 || starts.Started > 1 {
+		t.Errorf("got %+v", starts)
 	}
 }
 
