@@ -90,26 +90,14 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 		say("dry run: nothing was changed")
 		return nil
 	}
-	if newest := max(s.LastTerm, s.SnapshotTerm); term < newest {
-		// The votes are lost. In the new configuration nobody has voted yet, and
-		// this term is above all that the log knows.
-		term = newest + 1
-		if err := stable.SetUint64(keyCurrentTerm, term); err != nil {
-			return fmt.Errorf("cluster: recover: write the term: %w", err)
-		}
-		say("the votes were lost: this node goes on in term %d", term)
+	if term, err = replaceLostTerm(stable, term, s, say); err != nil {
+		return err
 	}
 	if err := checkStartup(p, p.Log, term, o.Logger); err != nil {
 		return err
 	}
-	conf := raft.DefaultConfig()
-	conf.LocalID = raft.ServerID(o.NodeID)
-	conf.NoSnapshotRestoreOnStart = true
-	conf.Logger = newRaftLogger(o.Logger)
-	_, trans := raft.NewInmemTransport(raft.ServerAddress(addrOf(o)))
-	defer trans.Close()
-	if err := raft.RecoverCluster(conf, p.StateMachine, p.Log, stable, p.Snapshots, trans, c); err != nil {
-		return fmt.Errorf("cluster: recover: %w", err)
+	if err := rewrite(o, p, stable, c); err != nil {
+		return err
 	}
 	if err := id.update(func(r *identityRecord) { r.Diverged, r.LogLost = nil, false }); err != nil {
 		return err
@@ -120,6 +108,34 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 	applied, _ := p.StateMachine.Applied()
 	say("done: the state is at %d, a snapshot with the new configuration was written, the log is empty", applied)
 	say("start this node; empty the data directories of all nodes that are not in the list before they are started again")
+	return nil
+}
+
+// replaceLostTerm writes a term above all that the log knows, if the votes are
+// lost: in the new configuration nobody has voted yet. It returns the term.
+func replaceLostTerm(stable *stableStore, term uint64, s diskState, say func(string, ...any)) (uint64, error) {
+	newest := max(s.LastTerm, s.SnapshotTerm)
+	if term >= newest {
+		return term, nil
+	}
+	if err := stable.SetUint64(keyCurrentTerm, newest+1); err != nil {
+		return 0, fmt.Errorf("cluster: recover: write the term: %w", err)
+	}
+	say("the votes were lost: this node goes on in term %d", newest+1)
+	return newest + 1, nil
+}
+
+// rewrite applies the whole log, and makes a snapshot with the new configuration.
+func rewrite(o RecoverOptions, p Parts, stable *stableStore, c raft.Configuration) error {
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(o.NodeID)
+	conf.NoSnapshotRestoreOnStart = true
+	conf.Logger = newRaftLogger(o.Logger)
+	_, trans := raft.NewInmemTransport(raft.ServerAddress(addrOf(o)))
+	defer trans.Close()
+	if err := raft.RecoverCluster(conf, p.StateMachine, p.Log, stable, p.Snapshots, trans, c); err != nil {
+		return fmt.Errorf("cluster: recover: %w", err)
+	}
 	return nil
 }
 
