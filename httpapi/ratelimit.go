@@ -77,6 +77,7 @@ const (
 // there is not promised to anybody.
 func (r *rateLimits) take(rules []*command.RateLimit, collection, token string, what ask) (wait time.Duration, taken bool) {
 	if len(rules) == 0 {
+		r.lifted()
 		return 0, what != lookLine
 	}
 	r.mu.Lock()
@@ -139,6 +140,7 @@ const maxRateWait = 24 * time.Hour
 // all of them slept until the next allowance, each allowance would wake all.
 func (r *rateLimits) waitTurn(ctx context.Context, rules func() []*command.RateLimit, collection, token string) error {
 	if len(rules()) == 0 {
+		r.lifted()
 		return ctx.Err()
 	}
 	leave, err := r.enterLane(ctx, lane{collection, token})
@@ -201,6 +203,14 @@ func overRate(collection string, wait time.Duration) error {
 		Reason: contract.RateLimited, RetryAfter: wait,
 		Detail: fmt.Sprintf("the writes of collection %q or of this token are over their limit", collection),
 	}
+}
+
+// lifted forgets all allowances once there are no rules. The same rules, set
+// again later, must not go on with what was overdrawn before.
+func (r *rateLimits) lifted() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.update(nil)
 }
 
 // update takes new rules over. All allowances begin anew then; that is rare.

@@ -217,3 +217,18 @@ func TestABatchIsChargedForItsOperations(t *testing.T) {
 	single(429)
 	n.want(t, 201, nil, "PUT", "/v1/collections/other/docs/d0", `{}`)
 }
+
+// Whoever owes much is free when the limits are lifted, also of the same limits
+// later.
+func TestLiftedLimitsForgetWhatIsOwed(t *testing.T) {
+	n := startNode(t, nil)
+	const path, limits = "/v1/collections/c/docs/d", `{"rate_limits":[{"scope":"collection","name":"c","writes_per_second":0.001,"burst":1}]}`
+	n.want(t, 200, nil, "PUT", "/v1/cluster/limits", limits)
+	n.want(t, 201, nil, "PUT", path, `{}`)
+	n.want(t, 429, nil, "PUT", path, `{}`)
+	n.want(t, 200, nil, "PUT", "/v1/cluster/limits", `{"rate_limits":[]}`)
+	n.want(t, 200, nil, "PUT", path, `{}`)
+	n.want(t, 200, nil, "PUT", "/v1/cluster/limits", limits)
+	n.want(t, 200, nil, "PUT", path, `{}`)
+	n.want(t, 429, nil, "PUT", path, `{}`)
+}
