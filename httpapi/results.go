@@ -60,7 +60,7 @@ func refusal(r *command.Result, batch bool) error {
 	// it is stored in rows, so it is replaced here and not there.
 	if batch && e.currentRevision == r.GetIndex() && e.currentRevision != 0 {
 		e.currentRevision = 0
-		e.detail = "an earlier operation of the same batch changed the document, so it is not as the condition asks; nothing was applied"
+		e.detail = "an earlier operation of the same batch changed it, so it is not as the condition asks; nothing was applied"
 	}
 	// A reused key is refused as a whole, before any operation was looked at.
 	if batch && r.GetOutcome() != command.Outcome_KEY_REUSED {

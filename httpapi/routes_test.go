@@ -233,6 +233,7 @@ func TestAFailedBatchTellsNoRevisionOfItsOwn(t *testing.T) {
 	}{
 		{`{"op":"put_doc","id":"new","doc":{}}`, `{"op":"put_doc","id":"new","doc":{},"if_absent":true}`, 0},
 		{`{"op":"put_doc","id":"old","doc":{}}`, `{"op":"patch_doc","id":"old","patch":{"title":"t"},"if_revision":2}`, 0},
+		{`{"op":"put_collection"}`, `{"op":"delete_collection","if_revision":1}`, 0},
 		{`{"op":"put_doc","id":"new","doc":{}}`, `{"op":"patch_doc","id":"old","patch":{"title":"t"},"if_revision":9999}`, 2},
 	} {
 		body := `{"operations":[` + tc.first + "," + tc.second + `]}`
@@ -241,7 +242,7 @@ func TestAFailedBatchTellsNoRevisionOfItsOwn(t *testing.T) {
 			a := n.want(t, 412, nil, "POST", "/v1/collections/c/batch", body, wire.HeaderIdempotencyKey, fmt.Sprint("k", i))
 			bodies[attempt] = string(a.body)
 			p := a.problem(t)
-			if p.CurrentRevision != tc.current || p.Operation == nil || *p.Operation != 1 || strings.Contains(p.Detail, fmt.Sprint(n.index)) {
+			if p.CurrentRevision != tc.current || p.Operation == nil || *p.Operation != 1 || strings.Contains(p.Detail, fmt.Sprint(n.index)) || strings.Contains(p.Detail, "document") {
 				t.Errorf("%s: %s", tc.second, a.body)
 			}
 		}
