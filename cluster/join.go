@@ -65,7 +65,9 @@ func (n *Node) upkeep(ctx context.Context) {
 		if next = upkeepEvery; !known && !n.removed.Load() {
 			next = upkeepSoon
 		}
-		if kicked || lost || !known {
+		// A removed node asks too: it may have been added again, or the change that
+		// removed it was lost with its leader.
+		if kicked || lost || !known || n.removed.Load() {
 			n.announceSelf(ctx, r)
 		}
 	}
@@ -215,10 +217,23 @@ func (n *Node) takeIn(ctx context.Context, r *raft.Raft, req *announceRequest) (
 	default:
 		err = n.changed(ctx, r.AddNonvoter(id, addr, c.Index(), enqueueTimeout))
 	}
+	if err == nil && known && req.Fresh {
+		// The vote may have been taken away by an earlier call that nobody waited
+		// for: until a majority knows of it, an heir of this leader may count it.
+		err = n.settled(ctx, r)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return resp, n.setRow(ctx, m)
+}
+
+// settled waits until all that is in the log now is committed.
+func (n *Node) settled(ctx context.Context, r *raft.Raft) error {
+	if err := wait(ctx, r.Barrier(enqueueTimeout)); err != nil {
+		return n.configError(err)
+	}
+	return nil
 }
 
 // changed waits for a change of the configuration.
