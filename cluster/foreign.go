@@ -61,9 +61,9 @@ type joinWatch struct {
 }
 
 // look asks all join addresses but this node's own, at the same time, and
-// waits until each has answered or failed, for discoverTimeout at most; for a
-// shorter time if one is of this node's own cluster.
-func (w *joinWatch) look(ctx context.Context) foreignView {
+// waits until each has answered or failed, for discoverTimeout at most; if
+// hurry, for a shorter time if one is of this node's own cluster.
+func (w *joinWatch) look(ctx context.Context, hurry bool) foreignView {
 	type answer struct {
 		url string
 		id  contract.Identity
@@ -91,7 +91,7 @@ func (w *joinWatch) look(ctx context.Context) foreignView {
 		if a.err == nil {
 			w.answers[a.url] = a.id
 		}
-		if a.err == nil && a.id.ClusterID == own && a.id.NodeID != n.o.NodeID {
+		if hurry && a.err == nil && a.id.ClusterID == own && a.id.NodeID != n.o.NodeID {
 			cancel() // enough; the answers that are missing come next time
 		}
 	}
@@ -123,7 +123,7 @@ func (n *Node) checkJoin(ctx context.Context, w *joinWatch) error {
 	if len(n.o.Join) == 0 {
 		return nil
 	}
-	if v := w.look(ctx); v.only() {
+	if v := w.look(ctx, true); v.only() {
 		return fmt.Errorf("cluster: %s", v.text(n.ClusterID()))
 	}
 	return nil
@@ -135,13 +135,13 @@ func (n *Node) watchJoin(ctx context.Context, w *joinWatch) {
 	led := false // since the start this node has had a leader
 	for {
 		r := n.raft.Load()
-		if r == nil { // it still looks for its cluster, and judges by itself
+		if r == nil || n.ClusterID() == "" { // it still looks for its cluster, and judges by itself
 			if !pauseFor(ctx, joinLook) {
 				return
 			}
 			continue
 		}
-		v := w.look(ctx)
+		v := w.look(ctx, false)
 		if ctx.Err() != nil {
 			return
 		}
