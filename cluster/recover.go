@@ -90,14 +90,20 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 		say("dry run: nothing was changed")
 		return nil
 	}
-	if term, err = replaceLostTerm(stable, term, s, say); err != nil {
-		return err
-	}
-	if err := checkStartup(p, p.Log, term, o.Logger); err != nil {
+	newTerm := max(term, lostTerm(term, s))
+	if err := checkStartup(p, p.Log, newTerm, o.Logger); err != nil {
 		return err
 	}
 	if err := rewrite(o, p, stable, c); err != nil {
 		return err
+	}
+	// Last: a node whose recovery was cut off must not look as if it knew how it
+	// voted.
+	if newTerm != term {
+		if err := stable.SetUint64(keyCurrentTerm, newTerm); err != nil {
+			return fmt.Errorf("cluster: recover: write the term: %w", err)
+		}
+		say("the votes were lost: this node goes on in term %d", newTerm)
 	}
 	if err := id.update(func(r *identityRecord) { r.Diverged, r.LogLost = nil, false }); err != nil {
 		return err
@@ -111,18 +117,13 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 	return nil
 }
 
-// replaceLostTerm writes a term above all that the log knows, if the votes are
-// lost: in the new configuration nobody has voted yet. It returns the term.
-func replaceLostTerm(stable *stableStore, term uint64, s diskState, say func(string, ...any)) (uint64, error) {
-	newest := max(s.LastTerm, s.SnapshotTerm)
-	if term >= newest {
-		return term, nil
+// lostTerm returns a term above all that the log knows if the votes are lost,
+// and 0 if not. In the new configuration nobody has voted yet.
+func lostTerm(term uint64, s diskState) uint64 {
+	if newest := max(s.LastTerm, s.SnapshotTerm); term < newest {
+		return newest + 1
 	}
-	if err := stable.SetUint64(keyCurrentTerm, newest+1); err != nil {
-		return 0, fmt.Errorf("cluster: recover: write the term: %w", err)
-	}
-	say("the votes were lost: this node goes on in term %d", newest+1)
-	return newest + 1, nil
+	return 0
 }
 
 // rewrite applies the whole log, and makes a snapshot with the new configuration.
