@@ -102,6 +102,12 @@ func (n *Node) writeClaim(cluster string, servers []claimServer) error {
 // bootstrapRaft starts Raft with its first configuration. It may be called
 // again after a crash: a Raft that has a configuration refuses another.
 func (n *Node) bootstrapRaft(ctx context.Context, servers []claimServer) error {
+	// Nobody starts Raft meanwhile: who has claimed gives no other its word.
+	if n.raft.Load() == nil {
+		if err := n.finishBootstrap(servers); err != nil {
+			return err
+		}
+	}
 	if err := n.startRaft(); err != nil {
 		return err
 	}
@@ -132,7 +138,8 @@ func founders(servers []claimServer) raft.Configuration {
 // Why it is safe: with an empty log and no snapshot this node has acknowledged
 // nothing, and no other founder has a configuration until this node sends it
 // one. The entry is the one that the library would have written, so that to
-// write it in a later term, or in a second attempt, makes no difference.
+// write it in a later term, or in a second attempt, makes no difference. A term
+// of which nothing else is left is treated alike.
 func (n *Node) finishBootstrap(servers []claimServer) error {
 	term, err := n.stable.term()
 	if err != nil {
@@ -146,7 +153,7 @@ func (n *Node) finishBootstrap(servers []claimServer) error {
 	if err != nil || term == 0 || last > 0 || snap != nil {
 		return err
 	}
-	n.log.Warn("the last start was cut off in the middle of its bootstrap; finishing it", "voters", len(servers))
+	n.log.Warn("there is a term, and no first entry: the last start was cut off in the middle of its bootstrap; finishing it", "voters", len(servers))
 	entry := &raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(founders(servers))}
 	if err := n.logs.StoreLog(entry); err != nil {
 		return fmt.Errorf("cluster: finish the bootstrap: %w", err)

@@ -217,9 +217,6 @@ func (n *Node) begin(ctx context.Context, hasState bool, watch *joinWatch) (err 
 			err = n.checkJoin(ctx, watch)
 		}
 		if err == nil {
-			err = n.finishBootstrap(rec.Pending)
-		}
-		if err == nil {
 			err = n.bootstrapRaft(ctx, rec.Pending)
 		}
 	case hasState, rec.Founder:
@@ -255,6 +252,12 @@ func (n *Node) hasRaftState() (bool, error) {
 			return false, err
 		}
 		rec = n.identity.record()
+	}
+	if wiped(rec, s) && rec.ClusterID == "" {
+		if has {
+			n.log.Warn("this node has a term, and neither a cluster nor a log: it is taken for a new one")
+		}
+		return false, nil
 	}
 	if wiped(rec, s) {
 		n.log.Warn("this node's log is gone, its identity is not: it asks the cluster to take it in again, and has no vote until then",

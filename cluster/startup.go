@@ -89,12 +89,12 @@ func planStartup(s diskState) (startupPlan, error) {
 	return p, nil
 }
 
-// wiped says whether a node belongs to a cluster and has nothing of it: no
-// entry, no snapshot, no state; or whether its log was lost. What it acknowledged
-// is gone, even if its term is still there. A founder may have nothing, until the
-// first entry is applied.
+// wiped says whether a node has nothing of a cluster: no entry, no snapshot, no
+// state; or whether its log was lost. What it may have acknowledged is gone, even
+// if its term is still there, and perhaps its identity is not. A founder may have
+// nothing, until the first entry is applied.
 func wiped(rec identityRecord, s diskState) bool {
-	return rec.LogLost || rec.ClusterID != "" && !rec.Founder && len(rec.Pending) == 0 && s.Last == 0 && s.Snapshot == 0 && s.Applied == 0
+	return rec.LogLost || !rec.Founder && len(rec.Pending) == 0 && s.Last == 0 && s.Snapshot == 0 && s.Applied == 0
 }
 
 // readDiskState reads the numbers; term is the vote store's.
