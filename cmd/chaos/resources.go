@@ -18,9 +18,10 @@ const (
 	// A process at rest may hold so much more than a fresh one: RocksDB's
 	// files, idle connections of clients, goroutines of those.
 	moreGoroutines, moreSockets, moreFiles = 80, 80, 150
-	// restWait is how long a process may take to come to rest: idle
-	// connections and the files of an old state go away by and by.
-	restWait = 30 * time.Second
+	// restWait is how long a process may take to come to rest: the files of an
+	// old state go away by and by, and so do idle connections, those of a node
+	// that has passed calls on after 45 s and those of a client after 60.
+	restWait = 90 * time.Second
 	// In a soak the memory of a process that lives from the beginning to the
 	// end may grow by a factor and a sum: its caches fill.
 	moreMemory, moreMemoryBytes = 1.5, 64 << 20
