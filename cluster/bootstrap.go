@@ -72,7 +72,7 @@ func (p *promise) to() (cluster string, valid bool) {
 // bootstrapAlone forms a single-node cluster.
 func (n *Node) bootstrapAlone(ctx context.Context) error {
 	if id := n.identity.clusterID(); id != "" {
-		return fmt.Errorf("cluster: this node belongs to cluster %s, but has no Raft state, or lost its log: give it --join with the addresses of the members, so that they can take it in again; if there are none, restore a backup", id)
+		return fmt.Errorf("cluster: this node belongs to cluster %s, but has no Raft state, or lost its log: give it --join with the addresses of the members, so that they can take it in again; if there are none, `snipdb recover` goes on with what is left, if anything is; else restore a backup", id)
 	}
 	self := []claimServer{{ID: n.o.NodeID, Addr: n.mux.addr()}}
 	if err := n.writeClaim(uuid.NewString(), self); err != nil {

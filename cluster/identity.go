@@ -114,6 +114,26 @@ func (id *identity) load(nodeID string) error {
 	return nil
 }
 
+// NoteLostLog is for a node whose directory has no log, and comes before one is
+// made. If the node belongs to a cluster, this is a loss, even if a snapshot is
+// left: what it acknowledged after that is gone. It is noted on disk, because
+// the next start finds the log that this one makes. dataDir is Options.DataDir;
+// a directory without an identity is a new node's.
+func NoteLostLog(dataDir, nodeID string) (err error) {
+	if _, err := os.Stat(filepath.Join(dataDir, identityFile)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	id, err := openIdentity(dataDir, nodeID)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, id.close()) }()
+	if rec := id.record(); rec.ClusterID == "" || rec.Founder || rec.LogLost {
+		return nil
+	}
+	return id.update(func(r *identityRecord) { r.LogLost = true })
+}
+
 // write replaces the file and makes it durable.
 func (id *identity) write(rec identityRecord) error {
 	raw, err := json.MarshalIndent(rec, "", "  ")

@@ -246,13 +246,6 @@ func (n *Node) hasRaftState() (bool, error) {
 		return false, err
 	}
 	rec := n.identity.record()
-	if n.p.LogCreated && rec.ClusterID != "" && !rec.Founder && !rec.LogLost {
-		// On disk, because the next start finds the log that this one made.
-		if err := n.identity.update(func(r *identityRecord) { r.LogLost = true }); err != nil {
-			return false, err
-		}
-		rec = n.identity.record()
-	}
 	if wiped(rec, s) && rec.ClusterID == "" {
 		if has {
 			n.log.Warn("this node has a term, and neither a cluster nor a log: it is taken for a new one")

@@ -271,12 +271,9 @@ type Parts struct {
 	StateMachine StateMachine
 	Snapshots    raft.SnapshotStore
 	// Log holds the entries; a write of it is durable when it returns. Use
-	// NewEntryLogStore or OpenBoltLog. The node owns it: Close closes it.
+	// NewEntryLogStore or OpenBoltLog. The node owns it: Close closes it. If
+	// there was none, and this one was made, NoteLostLog comes before.
 	Log LogStore
-	// LogCreated says that there was no log, and Log was made just now. In a
-	// directory that belongs to a cluster this is a loss, even if a snapshot is
-	// left: what this node acknowledged after it is gone.
-	LogCreated bool
 	// Discover asks the node at a base URL who it is. Needed with Options.Join.
 	Discover func(ctx context.Context, url string) (contract.Identity, error)
 	// Pressure is how near the storage is to slowing writes down: 1 is there.

@@ -122,6 +122,27 @@ func (d *dataDir) existingLog() (string, error) {
 	}
 }
 
+// lacksLog says whether a start makes a new log: there is none of any kind, or
+// nothing in the one of this kind.
+func (d *dataDir) lacksLog(kind string) (bool, error) {
+	existing, err := d.existingLog()
+	if err != nil || existing != kind {
+		return existing == "", err
+	}
+	path := d.logPath(kind)
+	if kind == logStoreRocksDB {
+		path = filepath.Join(path, "CURRENT") // without it RocksDB makes a new one
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for the Raft log: %w", err)
+	}
+	return info.Size() == 0, nil
+}
+
 // openLog opens the Raft log of the kind, which must be the one that is there.
 func (d *dataDir) openLog(kind string) (cluster.LogStore, error) {
 	return d.openLogWith(kind, storage.LogOptions{})

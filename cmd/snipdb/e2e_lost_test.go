@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -123,6 +124,42 @@ func TestALostLogBehindASnapshotIsNoticed(t *testing.T) {
 	for range 2 {
 		wantText(t, refusedStart(t, n), "lost its log", "--join")
 	}
+}
+
+// It is noticed too if the first start after the loss ends before the node runs,
+// and if it is the files that are gone, not their directory.
+func TestALostLogIsNotForgottenByAStartThatFails(t *testing.T) {
+	skipIfShort(t)
+	n := lonely(t)
+	first := put(n, "first", "first")
+	fill(t, []*proctest.Node{n}, "later", 200)
+	waitTruncated(t, n, first.index)
+	n.Stop()
+	lose(t, n, "state", "log")
+	if err := os.MkdirAll(part(n.Dir, "log/rocksdb"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.Listen("tcp", n.RaftAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantText(t, refusedStart(t, n), "address already in use")
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantText(t, refusedStart(t, n), "lost its log", "--join", "snipdb recover")
+
+	// There is nobody to join: it goes on with the snapshot.
+	peers := filepath.Join(t.TempDir(), "peers.json")
+	if err := os.WriteFile(peers, []byte(`[{"id":"`+n.ID+`","address":"`+n.RaftAddr+`"}]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runSnipdb(t, "recover", "--data-dir", n.Dir, "--peers", peers); err != nil {
+		t.Fatalf("recover: %v\n%s", err, out)
+	}
+	n.Start()
+	n.WaitReady()
+	readAll(t, n, []document{first})
 }
 
 // A node of a cluster is started once without --join on an empty directory, and

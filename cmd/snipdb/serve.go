@@ -165,16 +165,21 @@ func (s *server) startCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	existing, err := s.dir.existingLog()
+	lost, err := s.dir.lacksLog(s.config.LogStore)
 	if err != nil {
 		return err
+	}
+	if lost {
+		if err := cluster.NoteLostLog(s.dir.node(), s.config.NodeID); err != nil {
+			return err
+		}
 	}
 	log, err := s.dir.openLogWith(s.config.LogStore, logOptions)
 	if err != nil {
 		return err
 	}
 	parts := cluster.Parts{
-		StateMachine: s.fsm, Snapshots: s.snapshots, Log: log, LogCreated: existing == "", Discover: discoverer(),
+		StateMachine: s.fsm, Snapshots: s.snapshots, Log: log, Discover: discoverer(),
 		Pressure:  func() (float64, string) { return pressure(s.store) },
 		MemoryLow: memoryGate(s.memoryLimit()),
 		DiskFree:  s.dir.free,
