@@ -91,7 +91,8 @@ func (a *app) examine(ctx context.Context) []doctor.Check {
 	if status, err = merge(views); err != nil { // not with more views than before
 		return []doctor.Check{{Name: "reachable", Where: "cluster", Verdict: doctor.Fail, Found: err.Error()}}
 	}
-	checks := append(doctor.Nodes(status), doctor.Versions(status, version))
+	checks := append([]doctor.Check{sameCluster(views)}, doctor.Nodes(status)...)
+	checks = append(checks, doctor.Versions(status, version))
 	var members, answering []string
 	for _, n := range status.Nodes {
 		if n.ID != "?" {
@@ -108,6 +109,20 @@ func (a *app) examine(ctx context.Context) []doctor.Check {
 		samples = append(samples, clockSamplesOf(a.surveyOf(ctx, answering))...)
 	}
 	return append(append(checks, doctor.Clocks(members, samples)), a.nodeMetrics(ctx, status, views)...)
+}
+
+// sameCluster fails if nodes of different clusters answered: each of them may be
+// well, and takes writes that the others never see.
+func sameCluster(views []view) doctor.Check {
+	c := doctor.Check{Name: "one cluster", Where: "cluster", Verdict: doctor.OK, Found: homeCluster(views)}
+	if c.Found == "" {
+		c.Found = "none is formed yet"
+	}
+	if err := oneCluster(views); err != nil {
+		c.Verdict, c.Found = doctor.Fail, err.Error()
+		c.Advice = "Correct --endpoints; or save what the strangers hold, empty their data directories, and start them with the --join of the others."
+	}
+	return c
 }
 
 // clockSamplesOf takes of each view what the nodes said of their clocks. The

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snipdb/snipdb/cmd/snipctl/doctor"
 	"github.com/snipdb/snipdb/httpapi/wire"
 )
 
@@ -135,6 +136,12 @@ func TestANodeOfAnotherClusterIsNoMember(t *testing.T) {
 		if got := snipctl(t, all, "", args...); got.code == exitOK || !strings.Contains(got.errOut, "different clusters") {
 			t.Errorf("%v: %+v", args, got)
 		}
+	}
+	if c, got := finding(t, all, "one cluster", "cluster", doctor.Fail); got.code != exitFailed || !strings.Contains(c.Found, "n3 at "+n3+" belongs to c2") || c.Advice == "" {
+		t.Errorf("doctor: %+v, exit code %d", c, got.code)
+	}
+	if c, _ := finding(t, good, "one cluster", "cluster", doctor.OK); c.Found != "c1" {
+		t.Errorf("doctor of one cluster: %+v", c)
 	}
 	if got := snipctl(t, good, "", "wait", "--leader", "--deadline", "20s"); got.code != exitOK {
 		t.Errorf("wait for one cluster: %+v", got)
