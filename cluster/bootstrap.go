@@ -200,8 +200,12 @@ func (t *nudgedTransport) run(ctx context.Context) {
 // electSelf stands for election now instead of after the election timeout, by
 // the library's own "time out now": the only node of a cluster, and the one
 // that has just formed a cluster, have no leader to wait for. It must not be
-// called in any other case: it skips the pre-vote.
+// called in any other case: it skips the pre-vote. A node that leads by now is
+// left alone: the request would depose it.
 func (n *Node) electSelf(ctx context.Context) {
+	if n.raft.Load().State() == raft.Leader {
+		return
+	}
 	answer := make(chan raft.RPCResponse, 1)
 	request := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax,
 		ID: []byte(n.o.NodeID), Addr: []byte(n.mux.addr())}}

@@ -118,9 +118,10 @@ func (w *joinWatch) view(urls []string, own string) foreignView {
 }
 
 // checkJoin is asked before the only voter of a cluster makes itself its
-// leader. It waits for nobody who does not answer.
+// leader. It waits for nobody who does not answer. One that does not know its
+// own cluster can't tell who is a stranger.
 func (n *Node) checkJoin(ctx context.Context, w *joinWatch) error {
-	if len(n.o.Join) == 0 {
+	if len(n.o.Join) == 0 || n.ClusterID() == "" {
 		return nil
 	}
 	if v := w.look(ctx, true); v.only() {

@@ -181,3 +181,28 @@ func TestARecoveryThatFailedDoesNotHideLostVotes(t *testing.T) {
 	c.allReady()
 	c.write("d", "y")
 }
+
+// A node that lost its identity and its state can't call the others strangers:
+// its log tells whose it is, when it has been applied.
+func TestTheOnlyVoterWithoutAnIdentityAsksNobody(t *testing.T) {
+	c := newTestCluster(t)
+	c.start("n1", 0)
+	c.start("n2", 0, "n1")
+	c.voters("n1,n2", "")
+	c.write("d", "x")
+	n1 := c.nodes["n1"]
+	if err := n1.RemoveMember(t.Context(), "n2", false); err != nil {
+		t.Fatal(err)
+	}
+	c.voters("n1", "")
+	c.stop("n1")
+	if err := os.Remove(filepath.Join(n1.dir, identityFile)); err != nil {
+		t.Fatal(err)
+	}
+	n1.sm = newMachine()
+	c.start("n1", 0, "n2")
+	eventually(t, "it serves", func() error { return n1.Ready() })
+	if got := n1.sm.title("d"); got != "x" {
+		t.Errorf("it has %q", got)
+	}
+}
