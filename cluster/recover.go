@@ -81,11 +81,7 @@ func Recover(o RecoverOptions, p Parts) (err error) {
 	if wiped(lost, s) {
 		return fmt.Errorf("cluster: recover: node %s has no log, no snapshot and no state of cluster %s: there is nothing to recover from; start it with --join, and it is taken in again", o.NodeID, id.clusterID())
 	}
-	say("node %s of cluster %s: state at %d, snapshot at %d, log %d to %d", o.NodeID, id.clusterID(), s.Applied, s.Snapshot, s.First, s.Last)
-	for _, v := range c.Servers {
-		say("  new configuration: voter %s at %s", v.ID, v.Address)
-	}
-	say("every entry up to %d becomes committed, whether it was or not", max(s.Last, s.Snapshot))
+	sayPlan(say, o.NodeID, id.clusterID(), s, c)
 	if o.DryRun {
 		say("dry run: nothing was changed")
 		return nil
@@ -124,6 +120,15 @@ func lostTerm(term uint64, s diskState) uint64 {
 		return newest + 1
 	}
 	return 0
+}
+
+// sayPlan says what the node has, and what will become of it.
+func sayPlan(say func(string, ...any), node, cluster string, s diskState, c raft.Configuration) {
+	say("node %s of cluster %s: state at %d, snapshot at %d, log %d to %d", node, cluster, s.Applied, s.Snapshot, s.First, s.Last)
+	for _, v := range c.Servers {
+		say("  new configuration: voter %s at %s", v.ID, v.Address)
+	}
+	say("every entry up to %d becomes committed, whether it was or not", max(s.Last, s.Snapshot))
 }
 
 // rewrite applies the whole log, and makes a snapshot with the new configuration.
