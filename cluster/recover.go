@@ -42,12 +42,7 @@ type RecoverOptions struct {
 // were acknowledged by a quorum without this node are gone. Run it on the
 // node with the highest last index, and let the others join empty.
 func Recover(o RecoverOptions, p Parts) (err error) {
-	if o.Out == nil {
-		o.Out = io.Discard
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o = o.withDefaults()
 	say := func(format string, args ...any) { fmt.Fprintf(o.Out, format+"\n", args...) }
 	defer func() { err = errors.Join(err, p.Log.Close()) }()
 	c, err := recoverConfiguration(o)
@@ -120,6 +115,16 @@ func lostTerm(term uint64, s diskState) uint64 {
 		return newest + 1
 	}
 	return 0
+}
+
+func (o RecoverOptions) withDefaults() RecoverOptions {
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
 }
 
 // sayPlan says what the node has, and what will become of it.
