@@ -383,6 +383,18 @@ func eventually(t testing.TB, what string, f func() error) {
 	}
 }
 
+// remove removes a member; an election in between, as on a busy machine, does
+// not matter.
+func (c *testCluster) remove(id string) {
+	c.t.Helper()
+	eventually(c.t, "remove "+id, func() error {
+		if err := c.leader().RemoveMember(c.t.Context(), id, false); !isNotFound(err) {
+			return err
+		}
+		return nil
+	})
+}
+
 // write proposes until it is applied: the caller doesn't care about elections.
 func (c *testCluster) write(id, title string) *command.Result {
 	c.t.Helper()

@@ -256,9 +256,7 @@ func TestARemovedNodeSaysSo(t *testing.T) {
 	c := newTestCluster(t)
 	c.three()
 	f := c.follower()
-	if err := c.leader().RemoveMember(t.Context(), f.id, false); err != nil {
-		t.Fatal(err)
-	}
+	c.remove(f.id)
 	eventually(t, "it knows", func() error {
 		_, err := f.Propose(t.Context(), put("d", "x"))
 		if !errors.Is(err, contract.ErrRemoved) {
