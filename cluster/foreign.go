@@ -49,7 +49,7 @@ type foreignView struct {
 func (v foreignView) only() bool { return v.cluster != "" && v.own == 0 }
 
 func (v foreignView) text(own string) string {
-	return fmt.Sprintf("this node belongs to cluster %s, the join addresses to %s (%s): correct --join, or empty the data directory and start it again: then it joins; to read first what is in it, start it without --join",
+	return fmt.Sprintf("this node belongs to cluster %s, the join addresses to %s (%s): correct --join; or, if nothing in it is needed, empty the data directory and start it again: then it joins; to read first what is in it, start it without --join",
 		own, v.cluster, strings.Join(v.strangers, ", "))
 }
 
