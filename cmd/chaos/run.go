@@ -31,6 +31,8 @@ const (
 	// maxLag is how many entries a node may be behind and count as caught up.
 	maxLag     = 200
 	sampleEach = 400 * time.Millisecond
+	// growing is the length of a run from which on the state gets large.
+	growing = 10 * time.Minute
 	// enough violations end a run: it has failed, and more say no more.
 	enough = 50
 	// reportEach is the time between two lines of progress.
@@ -96,9 +98,14 @@ type Run struct {
 
 // smallLimits make snapshots and installs happen all the time. How much of the
 // log stays behind a snapshot is the seed's, from nearly nothing to so much that
-// many a node catches up by it.
-func smallLimits(seed uint64) []string {
+// many a node catches up by it. In a long run the state grows, and with it the
+// time that an install takes; where the log behind the snapshot is gone by then,
+// a node is sent the next one, and so on for ever.
+func smallLimits(seed uint64, duration time.Duration) []string {
 	trailing := []string{"16KiB", "64KiB", "256KiB"}[seed%3]
+	if duration > growing {
+		trailing = "8MiB"
+	}
 	return []string{
 		"--snapshot-log-bytes", "64KiB", "--trailing-log-bytes", trailing, "--snapshot-check-interval", "250ms",
 		"--request-timeout", "5s", "--tick-interval", "1s", "--poll-interval", "100ms", "--log-write-limit", writeLimit.String(),
@@ -126,7 +133,7 @@ func Start(tb testing.TB, o Options) *Run {
 		tb.Logf("no faults of disks: %v", disks)
 		r.o.Disks = false
 	}
-	r.cluster = proctest.Start(tb, proctest.Options{Args: smallLimits(o.Seed), NodeArgs: r.nodeArgs, NodeEnv: r.nodeEnv, Tags: r.tags})
+	r.cluster = proctest.Start(tb, proctest.Options{Args: smallLimits(o.Seed, o.Duration), NodeArgs: r.nodeArgs, NodeEnv: r.nodeEnv, Tags: r.tags})
 	tb.Cleanup(r.keep)
 	r.voters = append(r.voters, r.cluster.Nodes...)
 	learner := r.cluster.AddNode("l1", "--learner")
