@@ -119,7 +119,7 @@ func (c *Config) registerRaft(f *pflag.FlagSet) {
 	c.SnapshotLogBytes = 128 << 20
 	f.Var(&c.SnapshotLogBytes, "snapshot-log-bytes", "take a snapshot when the log has grown by this much")
 	c.TrailingLogBytes = 64 << 20
-	f.Var(&c.TrailingLogBytes, "trailing-log-bytes", "how much log to keep behind a snapshot for followers that were away")
+	f.Var(&c.TrailingLogBytes, "trailing-log-bytes", "how much log to keep behind a snapshot for followers that were away; more than is written while a snapshot is installed")
 	f.DurationVar(&c.SnapshotInterval, "snapshot-check-interval", 5*time.Second, "how often the log's size is looked at")
 }
 
