@@ -76,6 +76,16 @@ func TestAVoterThatLostLogAndStateElectsNobody(t *testing.T) {
 	}
 }
 
+// recoverAlone makes the node the only voter, at that address.
+func recoverAlone(t *testing.T, n *proctest.Node, address string) (out string, err error) {
+	t.Helper()
+	peers := filepath.Join(t.TempDir(), "peers.json")
+	if err := os.WriteFile(peers, []byte(`[{"id":"`+n.ID+`","address":"`+address+`"}]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return runSnipdb(t, "recover", "--data-dir", n.Dir, "--peers", peers)
+}
+
 // The votes of a node are lost, with a log that has more than one term.
 func TestLostVotesAndBadAddressesAreRefused(t *testing.T) {
 	skipIfShort(t)
@@ -83,14 +93,7 @@ func TestLostVotesAndBadAddressesAreRefused(t *testing.T) {
 	written := put(n, "first", "first")
 	n.Stop()
 
-	peers := filepath.Join(t.TempDir(), "peers.json")
-	recoverTo := func(address string) (string, error) {
-		if err := os.WriteFile(peers, []byte(`[{"id":"`+n.ID+`","address":"`+address+`"}]`), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return runSnipdb(t, "recover", "--data-dir", n.Dir, "--peers", peers)
-	}
-	if out, err := recoverTo("bad"); err == nil {
+	if out, err := recoverAlone(t, n, "bad"); err == nil {
 		t.Errorf("recovered to an address that is none:\n%s", out)
 	} else {
 		wantText(t, out, "must be host:port")
@@ -103,7 +106,7 @@ func TestLostVotesAndBadAddressesAreRefused(t *testing.T) {
 		t.Error("inspect finds nothing wrong")
 	}
 	wantText(t, out, "REFUSED", "I5")
-	if out, err := recoverTo(n.RaftAddr); err != nil {
+	if out, err := recoverAlone(t, n, n.RaftAddr); err != nil {
 		t.Fatalf("recover: %v\n%s", err, out)
 	}
 	n.Start()
@@ -150,11 +153,7 @@ func TestALostLogIsNotForgottenByAStartThatFails(t *testing.T) {
 	wantText(t, refusedStart(t, n), "lost its log", "--join", "snipdb recover")
 
 	// There is nobody to join: it goes on with the snapshot.
-	peers := filepath.Join(t.TempDir(), "peers.json")
-	if err := os.WriteFile(peers, []byte(`[{"id":"`+n.ID+`","address":"`+n.RaftAddr+`"}]`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := runSnipdb(t, "recover", "--data-dir", n.Dir, "--peers", peers); err != nil {
+	if out, err := recoverAlone(t, n, n.RaftAddr); err != nil {
 		t.Fatalf("recover: %v\n%s", err, out)
 	}
 	n.Start()
