@@ -114,16 +114,24 @@ func TestLostVotesAndBadAddressesAreRefused(t *testing.T) {
 	readAll(t, n, []document{written})
 }
 
-// A snapshot is left, but not what was acknowledged after it. The second start
-// finds the log that the first one made.
-func TestALostLogBehindASnapshotIsNoticed(t *testing.T) {
-	skipIfShort(t)
+// lostBehindASnapshot returns a stopped node that has lost its log and state,
+// and not its snapshot, and a document that the snapshot holds.
+func lostBehindASnapshot(t *testing.T) (*proctest.Node, document) {
+	t.Helper()
 	n := lonely(t)
 	first := put(n, "first", "first")
 	fill(t, []*proctest.Node{n}, "later", 200)
 	waitTruncated(t, n, first.index)
 	n.Stop()
 	lose(t, n, "state", "log")
+	return n, first
+}
+
+// A snapshot is left, but not what was acknowledged after it. The second start
+// finds the log that the first one made.
+func TestALostLogBehindASnapshotIsNoticed(t *testing.T) {
+	skipIfShort(t)
+	n, _ := lostBehindASnapshot(t)
 	for range 2 {
 		wantText(t, refusedStart(t, n), "lost its log", "--join")
 	}
@@ -133,12 +141,7 @@ func TestALostLogBehindASnapshotIsNoticed(t *testing.T) {
 // and if it is the files that are gone, not their directory.
 func TestALostLogIsNotForgottenByAStartThatFails(t *testing.T) {
 	skipIfShort(t)
-	n := lonely(t)
-	first := put(n, "first", "first")
-	fill(t, []*proctest.Node{n}, "later", 200)
-	waitTruncated(t, n, first.index)
-	n.Stop()
-	lose(t, n, "state", "log")
+	n, first := lostBehindASnapshot(t)
 	if err := os.MkdirAll(part(n.Dir, "log/rocksdb"), 0o700); err != nil {
 		t.Fatal(err)
 	}
